@@ -1,0 +1,165 @@
+package flowdef
+
+import "time"
+
+// Pos is a place in a definition file.
+type Pos struct {
+	File         string
+	Line, Column int // from 1
+}
+
+// Text is a string of a definition with its place, for later checks that may find it wrong.
+type Text struct {
+	Value string
+	Pos   Pos
+}
+
+// Set is all definitions of the files that were loaded.
+type Set struct {
+	Flows  []*Flow // in the order of their files, enabled or not
+	Funcs  map[string]*Func
+	Conns  map[string]*Conn
+	Global *Global // nil if no file has one
+}
+
+// Flow is a definition of kind flow.
+type Flow struct {
+	Name    string
+	Pos     Pos
+	Enabled bool    // status: 1
+	Entries []Entry // how events come in; empty: fed by the API, Go code, or a Load step alone
+	Steps   []Step
+	Outputs *StreamSettings // settings of output streams that kisnode creates for the flow; may be nil
+	Source  string          // the document's text, for get and for the diff of apply
+}
+
+// Entry is one subject that feeds a flow.
+type Entry struct {
+	Subject Text
+	// From says where a flow that is new starts in the stream: "beginning" (the default) or "now".
+	From string
+	// Stream settings for a stream that kisnode creates; ignored where one captures the subject already.
+	Stream *StreamSettings
+	// AllowLossy accepts a stream that may discard unread events.
+	AllowLossy bool
+}
+
+// StreamSettings are the settings of a stream that kisnode creates.
+type StreamSettings struct {
+	Name     Text          // default: made from the subject
+	MaxAge   time.Duration // retention; 0: for ever
+	MaxBytes int64         // 0: no limit; a full stream refuses new messages
+}
+
+// Step is a function at a place of a flow.
+type Step struct {
+	Name     string // stable: as, or the function's name, then name#2, ...
+	Function Text
+	Params   map[string]string // the flow's; the function's defaults are under Func.Option
+	Pos      Pos
+}
+
+// Func is a definition of kind func.
+type Func struct {
+	Name   string
+	Mode   string // Verify, Save, Load, Calculate, Expand
+	Pos    Pos
+	Source struct {
+		Name string
+		Must []Text
+	}
+	Option struct {
+		Conn          Text // cname; "" if none
+		RetryTimes    int
+		RetryDuration time.Duration
+		DefaultParams map[string]string
+	}
+	OnError   string // dead_letter (default), stop, park_key
+	Verify    []Rule
+	Calculate *Calculate
+	Expand    *Expand
+	Save      *Save
+	Load      *Load
+	Text      string // the document's text
+}
+
+// Rule is one rule of a Verify.
+type Rule struct {
+	Rule   Text
+	Reason string
+	Else   string // dead_letter (default) or drop
+}
+
+// Calculate is the body of a Calculate function.
+type Calculate struct {
+	State []StateField // in the order of the file
+	Emit  []EmitField  // in the order of the file; nil: the row itself goes on
+	When  Text         // optional: rows for which it is false pass unchanged and leave the state alone
+}
+
+// StateField is one field of the key's state.
+type StateField struct {
+	Name string
+	Init Text // an expression without row and state; default 0 is written as such
+	Set  Text
+	Pos  Pos
+}
+
+// EmitField is one field of an emitted row.
+type EmitField struct {
+	Name string
+	Expr Text
+	Pos  Pos
+}
+
+// Expand is the body of an Expand function.
+type Expand struct {
+	Subject Text        // may hold {field}: the row's value there
+	Emit    []EmitField // nil: the row itself
+	Pack    bool        // several rows in a message, one a line (NDJSON)
+	When    Text        // optional: only rows for which it is true are sent
+}
+
+// Save is the body of a Save function whose connector is NATS (the default): a named hand-off.
+type Save struct {
+	Handoff   Text          // name: default the function's source.name, else its fname
+	Retention time.Duration // default 7 days
+	MaxBytes  int64         // default 0: no limit; a full one pauses the saver
+}
+
+// Load is the body of a Load function whose connector is NATS: rows of a hand-off join the flow at this step.
+type Load struct {
+	Handoff Text   // default as in Save
+	From    string // "beginning" (default) or "now"
+}
+
+// Conn is a definition of kind conn.
+type Conn struct {
+	Name   string
+	Pos    Pos
+	Addrs  string
+	Type   string
+	Key    string
+	Params map[string]string
+	Load   []string
+	Save   []string
+	Text   string
+}
+
+// Global is a definition of kind global: the settings of a node.
+type Global struct {
+	Pos              Pos
+	PrometheusEnable bool
+	PrometheusListen bool
+	PrometheusServe  string // address, e.g. 0.0.0.0:20004
+
+	Data       string // folder
+	Flows      []string
+	NATS       string // URL of an outside NATS; "": embedded
+	NATSListen string // default 127.0.0.1:4222
+	Listen     string // API, metrics, health; default 127.0.0.1:7070
+	Durability string // power (default) or process
+	LogFormat  string // text (default) or json
+	LogLevel   string // debug, info (default), warn, error
+	StateCache int64  // bytes of key state kept in memory; default 256 MiB
+}
