@@ -576,8 +576,10 @@ type Meta struct {
 	SnapshotSequence       uint64                 `protobuf:"varint,12,opt,name=snapshot_sequence,json=snapshotSequence,proto3" json:"snapshot_sequence,omitempty"`
 	SnapshotBefore         string                 `protobuf:"bytes,13,opt,name=snapshot_before,json=snapshotBefore,proto3" json:"snapshot_before,omitempty"` // and the one before it
 	SnapshotBeforeSequence uint64                 `protobuf:"varint,14,opt,name=snapshot_before_sequence,json=snapshotBeforeSequence,proto3" json:"snapshot_before_sequence,omitempty"`
-	LogBytes               uint64                 `protobuf:"varint,15,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"` // written since the newest snapshot
-	Time                   int64                  `protobuf:"varint,16,opt,name=time,proto3" json:"time,omitempty"`                         // of the newest commit, unix nanoseconds
+	LogBytes               uint64                 `protobuf:"varint,15,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`          // written since the newest snapshot
+	Time                   int64                  `protobuf:"varint,16,opt,name=time,proto3" json:"time,omitempty"`                                  // of the newest commit, unix nanoseconds
+	DeadLetters            uint64                 `protobuf:"varint,17,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"` // how many the store holds
+	LogFirst               uint64                 `protobuf:"varint,18,opt,name=log_first,json=logFirst,proto3" json:"log_first,omitempty"`          // records below this log sequence may be cut
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
@@ -720,6 +722,20 @@ func (x *Meta) GetLogBytes() uint64 {
 func (x *Meta) GetTime() int64 {
 	if x != nil {
 		return x.Time
+	}
+	return 0
+}
+
+func (x *Meta) GetDeadLetters() uint64 {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return 0
+}
+
+func (x *Meta) GetLogFirst() uint64 {
+	if x != nil {
+		return x.LogFirst
 	}
 	return 0
 }
@@ -1319,7 +1335,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"\aSettled\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1a\n" +
-	"\bsequence\x18\x03 \x01(\x04R\bsequence\"\xa6\x04\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\"\xe6\x04\n" +
 	"\x04Meta\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\tR\tpartition\x12\x1a\n" +
@@ -1337,7 +1353,9 @@ const file_kisflow_proto_rawDesc = "" +
 	"\x0fsnapshot_before\x18\r \x01(\tR\x0esnapshotBefore\x128\n" +
 	"\x18snapshot_before_sequence\x18\x0e \x01(\x04R\x16snapshotBeforeSequence\x12\x1b\n" +
 	"\tlog_bytes\x18\x0f \x01(\x04R\blogBytes\x12\x12\n" +
-	"\x04time\x18\x10 \x01(\x03R\x04time\"\xab\x02\n" +
+	"\x04time\x18\x10 \x01(\x03R\x04time\x12!\n" +
+	"\fdead_letters\x18\x11 \x01(\x04R\vdeadLetters\x12\x1b\n" +
+	"\tlog_first\x18\x12 \x01(\x04R\blogFirst\"\xab\x02\n" +
 	"\bEnvelope\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x16\n" +
 	"\x06sender\x18\x02 \x01(\tR\x06sender\x12\x16\n" +

@@ -115,11 +115,10 @@ type Streams interface {
 	// AppendAll stores messages one after another, all or none, and returns the sequence of the last.
 	// Expectations are on what was there before.
 	AppendAll(ctx context.Context, stream string, ms []Outgoing) (uint64, error)
-	// Publish stores messages in order, each for itself, as fast as the stream takes them. It returns how
-	// many of them, from the first on, are known to be stored, and the sequence of the last of these.
-	// All must carry an Expect that the others leave true (on a subject that none of them is published to),
-	// or none at all.
-	Publish(ctx context.Context, stream string, ms []Outgoing) (stored int, last uint64, err error)
+	// Publish stores messages in order, each for itself, as fast as the stream takes them. It returns the
+	// sequences of those, from the first on, that are known to be stored: of all of them if err is nil.
+	// A message's Expect must be one that the other messages of the call leave true.
+	Publish(ctx context.Context, stream string, ms []Outgoing) (stored []uint64, err error)
 
 	// LastOn returns the last message on a subject, as its stream's leader has it, or ErrNotFound.
 	LastOn(ctx context.Context, stream, subject string) (Message, error)
