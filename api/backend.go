@@ -1,0 +1,63 @@
+package api
+
+import "context"
+
+// Backend is the node behind the API. Package node implements it; tests use one in memory.
+//
+// Every method may be called by many goroutines at a time and ends when ctx does. An error that wraps one of
+// this package's sentinels reaches the caller as what it is (make it with Errorf); any other one is reported as internal.
+// What a Backend returns must not hold secrets: passwords in addresses and parameters are redacted by it.
+type Backend interface {
+	// Status tells how the node is.
+	Status(ctx context.Context) (Status, error)
+	// Doctor checks what the node stands on: the disk, NATS and its syncing, clocks, streams.
+	Doctor(ctx context.Context) (Report, error)
+
+	// Flows, Functions and Connectors list what is defined, by name.
+	Flows(ctx context.Context, page Page) (List[FlowSummary], error)
+	Functions(ctx context.Context, page Page) (List[Function], error)
+	Connectors(ctx context.Context, page Page) (List[Connector], error)
+	// Flow describes a flow, or ErrNotFound.
+	Flow(ctx context.Context, name string) (Flow, error)
+
+	// Plan tells what Apply of the same files would do, and what is wrong with them: mistakes are in the
+	// plan, not in the error. It changes nothing.
+	Plan(ctx context.Context, files []File) (Plan, error)
+	// Apply adds and changes the definitions that the files hold; what they do not name stays. planID is
+	// the ID of the Plan that the user saw: when the definitions have changed since, nothing is done and
+	// the error is ErrConflict. An empty planID applies whatever is defined now. Files with a mistake
+	// change nothing: ErrInvalid, with the mistakes (Invalid makes that error). It returns when the changes are durable.
+	Apply(ctx context.Context, files []File, planID string) (Plan, error)
+	// SetFlow does an action to a flow and returns the flow as it is then, for ActionDelete as it was last.
+	// An action that changes nothing (to pause a paused flow) is no error.
+	SetFlow(ctx context.Context, name string, action Action) (FlowSummary, error)
+
+	// Lag lists how far the inputs of a flow, or of all flows if the name is empty, are behind.
+	Lag(ctx context.Context, flow string, page Page) (List[Lag], error)
+
+	// State returns the committed state of a key. The key is given as assignments of its fields,
+	// "userid=7", in any order; kis.ParseKey reads their values. Unknown flow or step, or a step without
+	// state: ErrNotFound; a field that is missing, unknown or malformed: ErrInvalid; a key without a state:
+	// ErrNoState.
+	State(ctx context.Context, flow, step string, key []string) (StateEntry, error)
+	// States lists committed states of a step. Prefix selects the keys whose text (kis.Key.String, as
+	// "userid=ada orderid=7") starts so; empty: all.
+	States(ctx context.Context, flow, step, prefix string, page Page) (List[StateEntry], error)
+
+	// DeadLetters lists a flow's dead letters in the order of their IDs, without Data and Stack. The order
+	// is one in which a letter that is set aside again comes back to its old place, so that a caller who
+	// follows the pages and retries each letter comes to an end.
+	DeadLetters(ctx context.Context, flow string, filter DeadLetterFilter, page Page) (List[DeadLetter], error)
+	// DeadLetter returns one in full, or ErrNotFound.
+	DeadLetter(ctx context.Context, flow, id string) (DeadLetter, error)
+	// RetryDeadLetters applies dead letters again at the steps that failed, under the flow's current
+	// revision; DropDeadLetters removes them for good. At most MaxIDs at a time. An ID that is not there
+	// (any more) is counted in Resolved.Missing and is no error.
+	RetryDeadLetters(ctx context.Context, flow string, ids []string) (Resolved, error)
+	DropDeadLetters(ctx context.Context, flow string, ids []string) (Resolved, error)
+
+	// Publish stores messages in the stream of a subject, or of a flow's entry, in order, and returns when
+	// all are acknowledged. A payload is not looked at: bad JSON becomes a dead letter of the flow. On an
+	// error a leading part may have been stored; the same messages with the same IDs may be sent again.
+	Publish(ctx context.Context, p Publication) (Published, error)
+}
