@@ -30,8 +30,10 @@ var (
 	ErrFull = errors.New("the stream is full")
 	// ErrTooLarge means that a message is beyond MaxMessage.
 	ErrTooLarge = errors.New("the message is larger than the stream takes")
-	// ErrGap means that messages between the last one read and the next are missing though nobody cut them.
+	// ErrGap means that the stream no longer holds messages that a reader has not seen, or has lost its end.
 	ErrGap = errors.New("messages are missing from the stream")
+	// ErrCorrupt means that an object's bytes are not those that were put.
+	ErrCorrupt = errors.New("the checksum does not match")
 )
 
 // Field is one header of a message.
@@ -123,7 +125,10 @@ type Streams interface {
 	// LastOn returns the last message on a subject, as its stream's leader has it, or ErrNotFound.
 	LastOn(ctx context.Context, stream, subject string) (Message, error)
 	// Read opens a reader. Messages come in order; a gap in delivery is mended by reading again from the
-	// last one, and a gap in the stream is ErrGap unless opt.Holes allows it.
+	// last one. A gap in the stream is ErrGap, from Read or from Next, unless opt.Holes allows it: the stream
+	// ends before From-1 or before the last message read; or, where the reader has no filter, it begins after
+	// the next message to be read (not for From 0 and 1: they mean its beginning wherever that is). Single
+	// messages removed from within a stream are no gap.
 	Read(ctx context.Context, stream string, opt ReadOptions) (Reader, error)
 	// Cut removes the messages with a sequence below the given one; with a subject only those on it.
 	Cut(ctx context.Context, stream, subject string, below uint64) error
@@ -137,6 +142,7 @@ type ReadOptions struct {
 	From        uint64   // the first sequence; 0 and 1 mean the stream's beginning
 	Subjects    []string // filters; empty: all
 	HeadersOnly bool     // messages come without their data
+	Holes       bool     // go on behind a gap in the stream: for a stream that may discard unread messages
 }
 
 // Reader delivers a stream's messages in order.
