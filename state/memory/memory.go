@@ -1,0 +1,347 @@
+// Package memory answers the port state in memory: for tests, for the simulation, and for runs that keep
+// nothing.
+//
+// It is deterministic and starts no goroutine. Keep makes it remember what each of the last Installs
+// overwrote, so that Rewind can take them back: a Store after a crash holds some earlier Install and all
+// before it, and the simulation chooses which.
+package memory
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/kisflow/kisflow/state"
+)
+
+var errClosed = errors.New("the database is closed")
+
+// DB is a state.DB in memory. The zero value is not usable; New makes one.
+type DB struct {
+	mu     sync.Mutex
+	stores map[string]*Store
+	closed bool
+	keep   int
+}
+
+// New returns an empty DB.
+func New() *DB { return &DB{stores: make(map[string]*Store)} }
+
+// Keep makes every store remember its last n Installs for Rewind. Default 0: none. It holds for Installs
+// from now on.
+func (d *DB) Keep(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.keep = n
+	for _, s := range d.stores {
+		s.keep = n
+		s.trim()
+	}
+}
+
+// Store returns the store of a partition.
+func (d *DB) Store(partition string) (state.Store, error) { return d.Open(partition) }
+
+// Open is Store with the type that has Rewind.
+func (d *DB) Open(partition string) (*Store, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, fmt.Errorf("store %s: %w", partition, errClosed)
+	}
+	if partition == "" {
+		return nil, errors.New("a partition has a name; this one is empty")
+	}
+	s := d.stores[partition]
+	if s == nil {
+		s = &Store{keep: d.keep}
+		d.stores[partition] = s
+	}
+	return s, nil
+}
+
+// Drop removes a partition's store.
+func (d *DB) Drop(partition string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return fmt.Errorf("drop %s: %w", partition, errClosed)
+	}
+	if s := d.stores[partition]; s != nil {
+		delete(d.stores, partition)
+		return s.Clear()
+	}
+	return nil
+}
+
+// Partitions names the stores that hold anything, in order.
+func (d *DB) Partitions() ([]string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, errClosed
+	}
+	var names []string
+	for name, s := range d.stores {
+		if s.Len() > 0 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Flush makes what was installed durable: Rewind goes back to here and no further.
+func (d *DB) Flush() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errClosed
+	}
+	for _, s := range d.stores {
+		s.mu.Lock()
+		s.undo = nil
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// Close ends it; later calls answer with an error. What the stores hold is kept for Reopen.
+func (d *DB) Close() error {
+	if err := d.Flush(); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	for _, s := range d.stores {
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// Crash ends it as a crash does: nothing is flushed. Each store loses its newest Installs, as many as lose
+// says of the store's name and of the number that it remembers. Then Reopen goes on with what is left.
+func (d *DB) Crash(lose func(partition string, installs int) int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	names := make([]string, 0, len(d.stores))
+	for name := range d.stores {
+		names = append(names, name)
+	}
+	slices.Sort(names) // lose may be a random choice: the order must not be
+	for _, name := range names {
+		s := d.stores[name]
+		s.Rewind(lose(name, s.Installs()))
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+	}
+	d.closed = true
+}
+
+// Reopen returns a new DB with a copy of what this one holds, as a restart finds it. Stores of the old one
+// do not reach the new one.
+func (d *DB) Reopen() *DB {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := &DB{stores: make(map[string]*Store, len(d.stores)), keep: d.keep}
+	for name, s := range d.stores {
+		s.mu.Lock()
+		// Values are never changed in place, so both may hold the same bytes.
+		n.stores[name] = &Store{keys: slices.Clone(s.keys), values: cloneMap(s.values), keep: d.keep}
+		s.mu.Unlock()
+	}
+	return n
+}
+
+func cloneMap(m map[string][]byte) map[string][]byte {
+	c := make(map[string][]byte, len(m))
+	for k, v := range m {
+		c[k] = v
+	}
+	return c
+}
+
+// Store is one partition's store.
+type Store struct {
+	mu     sync.Mutex // Partitions and Crash look in from outside
+	keys   []string   // sorted, when dirty is false
+	dirty  bool
+	values map[string][]byte
+	keep   int
+	undo   [][]old // of the newest Installs, oldest first
+	closed bool
+}
+
+// old is what an Install overwrote.
+type old struct {
+	key   string
+	value []byte // nil: there was none
+}
+
+// Get returns a copy of the key's value, or nil.
+func (s *Store) Get(key []byte) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errClosed
+	}
+	v, ok := s.values[string(key)]
+	if !ok {
+		return nil, nil
+	}
+	return append(make([]byte, 0, len(v)), v...), nil
+}
+
+// Install applies all changes, the last one of a key winning.
+func (s *Store) Install(changes []state.Change) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errClosed
+	}
+	for i, c := range changes {
+		if len(c.Key) == 0 {
+			return fmt.Errorf("install: change %d has an empty key", i)
+		}
+	}
+	if s.values == nil {
+		s.values = make(map[string][]byte)
+	}
+	var undo []old
+	for _, c := range changes {
+		was, ok := s.values[string(c.Key)]
+		if s.keep > 0 {
+			undo = append(undo, old{string(c.Key), was})
+		}
+		switch {
+		case c.Value == nil:
+			if ok {
+				delete(s.values, string(c.Key))
+				s.dirty = true
+			}
+		default:
+			s.values[string(c.Key)] = append(make([]byte, 0, len(c.Value)), c.Value...)
+			if !ok {
+				s.dirty = true
+			}
+		}
+	}
+	if s.keep > 0 {
+		s.undo = append(s.undo, undo)
+		s.trim()
+	}
+	return nil
+}
+
+func (s *Store) trim() {
+	if n := len(s.undo) - s.keep; n > 0 {
+		s.undo = slices.Delete(s.undo, 0, n)
+	}
+}
+
+// sorted brings keys up to date with values.
+func (s *Store) sorted() []string {
+	if s.dirty {
+		s.keys = s.keys[:0]
+		for k := range s.values {
+			s.keys = append(s.keys, k)
+		}
+		slices.Sort(s.keys)
+		s.dirty = false
+	}
+	return s.keys
+}
+
+// Scan calls f in order for the keys in [from, to).
+func (s *Store) Scan(from, to []byte, f func(key, value []byte) bool) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return errClosed
+	}
+	keys := s.sorted()
+	i, _ := slices.BinarySearch(keys, string(from))
+	type pair struct {
+		key   string
+		value []byte
+	}
+	var pairs []pair
+	for ; i < len(keys); i++ {
+		if to != nil && strings.Compare(keys[i], string(to)) >= 0 {
+			break
+		}
+		pairs = append(pairs, pair{keys[i], s.values[keys[i]]})
+	}
+	s.mu.Unlock() // f may call Get
+	for _, p := range pairs {
+		if !f([]byte(p.key), append(make([]byte, 0, len(p.value)), p.value...)) {
+			break
+		}
+	}
+	return nil
+}
+
+// Clear removes everything. It is an Install to Rewind.
+func (s *Store) Clear() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errClosed
+	}
+	if s.keep > 0 {
+		var undo []old
+		for _, k := range s.sorted() {
+			undo = append(undo, old{k, s.values[k]})
+		}
+		s.undo = append(s.undo, undo)
+		s.trim()
+	}
+	s.keys, s.values, s.dirty = nil, nil, false
+	return nil
+}
+
+// Len is the number of keys.
+func (s *Store) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.values)
+}
+
+// Installs is how many Installs Rewind can take back.
+func (s *Store) Installs() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.undo)
+}
+
+// Rewind takes back the newest n Installs (and Clears), or as many as are remembered.
+func (s *Store) Rewind(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ; n > 0 && len(s.undo) > 0; n-- {
+		last := s.undo[len(s.undo)-1]
+		s.undo = s.undo[:len(s.undo)-1]
+		if s.values == nil {
+			s.values = make(map[string][]byte)
+		}
+		for _, o := range slices.Backward(last) {
+			if o.value == nil {
+				delete(s.values, o.key)
+			} else {
+				s.values[o.key] = o.value
+			}
+		}
+		s.dirty = true
+	}
+}
+
+var (
+	_ state.DB    = (*DB)(nil)
+	_ state.Store = (*Store)(nil)
+)
