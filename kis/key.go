@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -33,7 +34,9 @@ type KeyError struct {
 	Problem string // what is wrong with it
 }
 
-func (e *KeyError) Error() string { return fmt.Sprintf("key field %s %s", quoteShort(e.Field), e.Problem) }
+func (e *KeyError) Error() string {
+	return fmt.Sprintf("key field %s %s", quoteShort(e.Field), e.Problem)
+}
 
 // KeyOf takes the key out of a row. A float that is exactly an integer is that integer, so 1.0 and 1 are the
 // same key. The key keeps must. The error is a *KeyError: a field is missing, null, an array, an object, or a
@@ -180,6 +183,9 @@ func cutKeyValue(s string) (v Value, rest string, ok bool) {
 					return v, s, false
 				}
 				text := s[1+size : 1+size+int(n)]
+				if !utf8.ValidString(text) {
+					return v, s, false
+				}
 				return StringValue(text), s[1+size+int(n):], true
 			}
 		}
@@ -205,9 +211,9 @@ func ParseKey(must []string, assignments []string) (Key, error) {
 			return Key{}, fmt.Errorf("key field %q has no value; write FIELD=VALUE", a)
 		}
 		at := -1
-		for i := range must {
-			if must[i] == name {
-				at = i
+		for i := range must { // a name may hold an '=' itself
+			if strings.HasPrefix(a, must[i]) && strings.HasPrefix(a[len(must[i]):], "=") && (at < 0 || len(must[i]) > len(name)) {
+				at, name, text = i, must[i], a[len(must[i])+1:]
 			}
 		}
 		if at < 0 {

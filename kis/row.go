@@ -1,6 +1,7 @@
 package kis
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"strconv"
@@ -65,8 +66,13 @@ func FloatValue(f float64) Value {
 	return Value{kind: Float, bits: math.Float64bits(f)}
 }
 
-// StringValue returns a string. Bytes of s that are not UTF-8 are written as U+FFFD, as encoding/json does.
-func StringValue(s string) Value { return Value{kind: String, text: s, plain: isPlain(s)} }
+// StringValue returns a string. Each byte of s that is not UTF-8 becomes U+FFFD, as with encoding/json.
+func StringValue(s string) Value {
+	if isPlain(s) {
+		return Value{kind: String, text: s, plain: true}
+	}
+	return Value{kind: String, text: utf8Only(s)}
+}
 
 // JSONValue reads one JSON value of any kind. The error is a *SyntaxError.
 func JSONValue(text string) (Value, error) {
@@ -149,6 +155,15 @@ func (v Value) Equal(w Value) bool {
 	return v.text == w.text
 }
 
+// MarshalJSON makes a value one that encoding/json writes.
+func (v Value) MarshalJSON() ([]byte, error) { return v.AppendJSON(nil), nil }
+
+// UnmarshalJSON makes a value one that encoding/json reads.
+func (v *Value) UnmarshalJSON(text []byte) (err error) {
+	*v, err = JSONValue(string(text))
+	return err
+}
+
 func appendFloat(dst []byte, f float64) []byte {
 	start := len(dst)
 	format := byte('f')
@@ -181,6 +196,15 @@ func isPlain(s string) bool {
 	return ascii || utf8.ValidString(s)
 }
 
+// utf8Only returns s with U+FFFD for each byte that is not UTF-8.
+func utf8Only(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return string([]rune(s))
+}
+
+// appendString appends a string, which is UTF-8, with its quotes.
 func appendString(dst []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	dst = append(dst, '"')
@@ -188,16 +212,8 @@ func appendString(dst []byte, s string) []byte {
 		dst = append(dst, s...)
 		return append(dst, '"')
 	}
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= utf8.RuneSelf {
-			r, n := utf8.DecodeRuneInString(s[i:])
-			dst = utf8.AppendRune(dst, r) // what is not UTF-8 comes as U+FFFD
-			i += n
-			continue
-		}
-		i++
-		switch c {
+	for i := range len(s) {
+		switch c := s[i]; c {
 		case '"', '\\':
 			dst = append(dst, '\\', c)
 		case '\b':
@@ -246,16 +262,13 @@ type span struct {
 	escaped         bool
 }
 
-// NewRow makes a row of fields. It panics if a name comes twice.
+// NewRow makes a row of fields, as Set does one after another: of a name that comes twice the last value counts.
 func NewRow(fields ...Field) *Row {
+	r := &Row{fields: make([]Field, 0, len(fields))}
 	for i := range fields {
-		for j := range i {
-			if fields[i].Name == fields[j].Name {
-				panic(fmt.Sprintf("kis: NewRow: field %q comes twice", fields[i].Name))
-			}
-		}
+		r.Set(fields[i].Name, fields[i].Value)
 	}
-	return &Row{fields: append([]Field(nil), fields...)}
+	return r
 }
 
 // ParseRow reads a text that is exactly one JSON object, with white space around it at most. The row keeps
@@ -294,9 +307,11 @@ func (r *Row) Get(name string) (Value, bool) {
 	return Value{}, false
 }
 
-// Set gives a field a value; a field that the row lacks is added at its end.
+// Set gives a field a value; a field that the row lacks is added at its end. Each byte of name that is not
+// UTF-8 becomes U+FFFD.
 func (r *Row) Set(name string, v Value) {
 	r.unfold()
+	name = utf8Only(name)
 	for i := range r.fields {
 		if r.fields[i].Name == name {
 			r.fields[i].Value = v
@@ -350,6 +365,16 @@ func (r *Row) String() string { return string(r.AppendJSON(nil)) }
 
 // MarshalJSON makes a row a value that encoding/json writes.
 func (r *Row) MarshalJSON() ([]byte, error) { return r.AppendJSON(nil), nil }
+
+// UnmarshalJSON makes a row a value that encoding/json reads.
+func (r *Row) UnmarshalJSON(text []byte) error {
+	row, err := ParseRow(bytes.Clone(text))
+	if err != nil {
+		return err
+	}
+	*r = *row
+	return nil
+}
 
 func (r *Row) find(name string) *span {
 	for i := range r.spans {
