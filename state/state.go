@@ -12,7 +12,7 @@ import "errors"
 // anew from a snapshot and the log.
 var ErrCorrupt = errors.New("corrupt state")
 
-// Change is one key's new value; a nil Value deletes the key.
+// Change is one key's new value; a nil Value deletes the key. A key is not empty.
 type Change struct{ Key, Value []byte }
 
 // Store holds the state of one partition. One goroutine uses it at a time.

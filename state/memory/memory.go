@@ -153,7 +153,7 @@ func (d *DB) Reopen() *DB {
 	for name, s := range d.stores {
 		s.mu.Lock()
 		// Values are never changed in place, so both may hold the same bytes.
-		n.stores[name] = &Store{keys: slices.Clone(s.keys), values: cloneMap(s.values), keep: d.keep}
+		n.stores[name] = &Store{keys: slices.Clone(s.keys), dirty: s.dirty, values: cloneMap(s.values), keep: d.keep}
 		s.mu.Unlock()
 	}
 	return n

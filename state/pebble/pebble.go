@@ -1,0 +1,578 @@
+// Package pebble answers the port state on disk, with one Pebble database for all partitions of a node.
+//
+// A partition's keys stand under a prefix of eight bytes, the hash of its name; the prefix itself is a key
+// that holds the name, so that two names of one hash, or a foreign prefix, are found and refused.
+//
+// What holds after a crash: an Install is atomic and not synced, so a killed process or machine leaves the
+// database at some earlier Install of every partition; Flush makes durable what was installed before it. The
+// log is the truth, and the engine brings each Store up to it.
+//
+// What holds after damage: WAL and tables carry checksums (Pebble's newest format; the first WAL of a new
+// database, which would lack them, is rotated away before first use), and the manifest's bytes are compared
+// with a sum that is kept beside it. Damage is state.ErrCorrupt, from Open or from a later call, never a
+// wrong value. A WAL that lost its end cannot be told from a crash: it is an older state.
+//
+// What holds after a fault of the disk: the database fails once and for all. Failed closes, every call
+// answers with the reason, and the process lives on. A full disk is such a fault (ErrDiskFull); whoever
+// watches FreeSpace stops before it.
+package pebble
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	crdb "github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/kisflow/kisflow/state"
+)
+
+// ErrDiskFull means that the disk took no more: what was installed before is safe, and the database is to
+// be opened again when there is space.
+var ErrDiskFull = errors.New("the disk is full")
+
+// ErrClosed is the answer to calls after Close.
+var ErrClosed = errors.New("the database is closed")
+
+// Options tunes a database. The zero value is ready to use.
+type Options struct {
+	// CacheBytes is the memory for blocks read from the disk. Default 128 MiB.
+	CacheBytes int64
+	// MemTableBytes is how much is written to memory before it is written out as a table; up to four of
+	// them are in memory, and the WAL that a start has to read is as large. Default 32 MiB.
+	MemTableBytes uint64
+	// CommitLimit is how long an Install may take before it is reported as stuck. Default 10 s.
+	CommitLimit time.Duration
+	// OnStuck is told of an Install that takes longer than CommitLimit, once each. It must return soon.
+	// Default: nothing but the log line.
+	OnStuck func(partition string, since time.Duration)
+	// Logger is where the database says what went wrong; its routine is on the debug level. Default:
+	// slog.Default().
+	Logger *slog.Logger
+	// FS is the file system; default the disk's.
+	FS vfs.FS
+}
+
+func (o Options) withDefaults() Options {
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 128 << 20
+	}
+	if o.MemTableBytes == 0 {
+		o.MemTableBytes = 32 << 20
+	}
+	if o.CommitLimit == 0 {
+		o.CommitLimit = 10 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	return o
+}
+
+func (o Options) validate() error {
+	var errs []error
+	if o.CacheBytes < 1<<20 {
+		errs = append(errs, fmt.Errorf("CacheBytes is %d; it must be at least 1 MiB", o.CacheBytes))
+	}
+	if o.MemTableBytes < 64<<10 || o.MemTableBytes > 1<<30 {
+		errs = append(errs, fmt.Errorf("MemTableBytes is %d; it must be from 64 KiB to 1 GiB", o.MemTableBytes))
+	}
+	if o.CommitLimit < 0 {
+		errs = append(errs, fmt.Errorf("CommitLimit is %s; it must be above zero", o.CommitLimit))
+	}
+	return errors.Join(errs...)
+}
+
+// DB is a node's database. Its methods may be called by many goroutines; a Store's by one at a time.
+type DB struct {
+	opt  Options
+	dir  string
+	fail *failure
+	db   *crdb.DB
+
+	mu     sync.Mutex
+	stores map[string]*Store
+	closed bool
+
+	ops      sync.RWMutex // held for reading by every use of db, for writing by Close
+	watching sync.WaitGroup
+	stop     chan struct{}
+	stuck    atomic.Int64
+}
+
+// Open opens the database in a folder of its own, or makes one. The error is state.ErrCorrupt where the
+// folder holds what was never written so; then it is to be moved aside, and the state to be built anew.
+func Open(dir string, o Options) (*DB, error) {
+	o = o.withDefaults()
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("open state: %w", err)
+	}
+	d := &DB{
+		opt:    o,
+		dir:    dir,
+		fail:   newFailure(o.Logger),
+		stores: make(map[string]*Store),
+		stop:   make(chan struct{}),
+	}
+	if err := d.open(); err != nil {
+		return nil, fmt.Errorf("open state in %s: %w", dir, err)
+	}
+	d.watching.Add(1)
+	go d.watch()
+	return d, nil
+}
+
+func (d *DB) open() (err error) {
+	defer func() {
+		// Pebble panics on some of what it finds; at this place that can only be what is on the disk.
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", state.ErrCorrupt, p)
+		}
+	}()
+	cache := crdb.NewCache(d.opt.CacheBytes)
+	defer cache.Unref() // the database holds its own reference
+	files := &guardFS{FS: d.opt.FS, fail: d.fail}
+	if err := files.check(d.dir); err != nil {
+		return err
+	}
+	d.db, err = crdb.Open(d.dir, d.options(cache, files))
+	if err != nil {
+		return classify(err)
+	}
+	// One rotation: the first WAL of a new database is in the old format, in which damage is silent.
+	if err = d.db.Flush(); err == nil {
+		err = d.fail.err()
+	}
+	if err != nil {
+		return errors.Join(classify(err), d.db.Close())
+	}
+	return nil
+}
+
+func (d *DB) options(cache *crdb.Cache, files vfs.FS) *crdb.Options {
+	o := &crdb.Options{
+		FS:                          files,
+		Cache:                       cache,
+		FormatMajorVersion:          crdb.FormatNewest,
+		MemTableSize:                d.opt.MemTableBytes,
+		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       64,
+		MaxOpenFiles:                512,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		Logger:                      d.fail,
+		EventListener: &crdb.EventListener{
+			BackgroundError: d.fail.background,
+			DataCorruption: func(i crdb.DataCorruptionInfo) {
+				d.fail.set(fmt.Errorf("%s: %w: %w", i.Path, state.ErrCorrupt, i.Details))
+			},
+			DiskSlow: func(i crdb.DiskSlowInfo) {
+				d.opt.Logger.Warn("state: the disk is slow", "file", i.Path, "operation", i.OpType.String(), "duration", i.Duration)
+			},
+		},
+	}
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // a new key costs no read
+	}
+	return o
+}
+
+// classify makes state.ErrCorrupt and ErrDiskFull of Pebble's errors.
+func classify(err error) error {
+	switch {
+	case err == nil, errors.Is(err, state.ErrCorrupt), errors.Is(err, ErrDiskFull):
+		return err
+	case isDiskFull(err):
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	case crdb.IsCorruptionError(err), errors.Is(err, fs.ErrNotExist):
+		// A file that the manifest names and that is not there is damage too.
+		return fmt.Errorf("%w: %w", state.ErrCorrupt, err)
+	}
+	return err
+}
+
+// use runs f on the database, if it lives.
+func (d *DB) use(f func(*crdb.DB) error) (err error) {
+	d.ops.RLock()
+	defer d.ops.RUnlock()
+	if d.db == nil {
+		return ErrClosed
+	}
+	if err := d.fail.err(); err != nil {
+		return err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			d.fail.set(fmt.Errorf("the database panicked: %v", p))
+			err = d.fail.err()
+		}
+	}()
+	if err = classify(f(d.db)); errors.Is(err, state.ErrCorrupt) || errors.Is(err, ErrDiskFull) {
+		d.fail.set(err)
+	}
+	if err == nil {
+		err = d.fail.err() // it may have failed under the call, without an error of the call's own
+	}
+	return err
+}
+
+const prefixSize = 8
+
+// prefixOf is the hash of a partition's name. The last prefix is not used, so that each has one after it.
+func prefixOf(partition string) [prefixSize]byte {
+	var p [prefixSize]byte
+	binary.BigEndian.PutUint64(p[:], min(xxhash.Sum64String(partition), math.MaxUint64-1))
+	return p
+}
+
+// after returns the prefix after p.
+func after(p [prefixSize]byte) []byte {
+	return binary.BigEndian.AppendUint64(nil, binary.BigEndian.Uint64(p[:])+1)
+}
+
+// Store returns the store of a partition. The same name gives the same Store.
+func (d *DB) Store(partition string) (state.Store, error) {
+	if partition == "" {
+		return nil, errors.New("a partition has a name; this one is empty")
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s := d.stores[partition]; s != nil {
+		return s, nil
+	}
+	s := &Store{d: d, name: partition, prefix: prefixOf(partition)}
+	s.end = after(s.prefix)
+	err := d.use(func(db *crdb.DB) (err error) {
+		s.named, err = checkName(db, s.prefix, s.end, partition)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", partition, err)
+	}
+	d.stores[partition] = s
+	return s, nil
+}
+
+// checkName looks whose keys stand under a prefix; named is false when there are none.
+func checkName(db *crdb.DB, prefix [prefixSize]byte, end []byte, partition string) (named bool, err error) {
+	it, err := db.NewIter(&crdb.IterOptions{LowerBound: prefix[:], UpperBound: end})
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	if !it.First() {
+		return false, it.Error()
+	}
+	if len(it.Key()) != prefixSize {
+		return false, fmt.Errorf("the keys under %x have no name: %w", prefix, state.ErrCorrupt)
+	}
+	value, err := it.ValueAndErr()
+	if err != nil {
+		return false, err
+	}
+	switch name := string(value); {
+	case name == partition:
+		return true, nil
+	case prefixOf(name) == prefix:
+		return false, fmt.Errorf("its prefix %x is taken by partition %q: rename one of them", prefix, name)
+	default:
+		return false, fmt.Errorf("the keys under %x belong to %q: %w", prefix, name, state.ErrCorrupt)
+	}
+}
+
+// Drop removes a partition's store. Of a partition that has none it is no error.
+func (d *DB) Drop(partition string) error {
+	s, err := d.Store(partition)
+	if err == nil {
+		err = s.Clear()
+	}
+	if err != nil {
+		return fmt.Errorf("drop %s: %w", partition, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.stores, partition)
+	return nil
+}
+
+// Partitions names the stores that hold anything, in the order of their prefixes.
+func (d *DB) Partitions() ([]string, error) {
+	var names []string
+	err := d.use(func(db *crdb.DB) (err error) {
+		it, err := db.NewIter(nil)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, it.Close()) }()
+		for ok := it.First(); ok; {
+			if len(it.Key()) != prefixSize {
+				return fmt.Errorf("key %x has no name before it: %w", it.Key(), state.ErrCorrupt)
+			}
+			prefix := [prefixSize]byte(it.Key())
+			name, err := it.ValueAndErr()
+			if err != nil {
+				return err
+			}
+			if prefixOf(string(name)) != prefix {
+				return fmt.Errorf("the keys under %x belong to %q: %w", prefix, name, state.ErrCorrupt)
+			}
+			partition := string(name)
+			if ok = it.Next(); !ok || [prefixSize]byte(it.Key()) != prefix {
+				continue // a name and nothing else
+			}
+			names = append(names, partition)
+			ok = it.SeekGE(after(prefix))
+		}
+		return it.Error()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list partitions: %w", err)
+	}
+	return names, nil
+}
+
+// Flush returns when all that was installed before is on the disk and synced.
+func (d *DB) Flush() error {
+	err := d.use(func(db *crdb.DB) error {
+		// What is in memory becomes synced tables; the sync covers what was written to the WAL meanwhile.
+		if err := db.Flush(); err != nil {
+			return err
+		}
+		return db.LogData(nil, crdb.Sync)
+	})
+	if err != nil {
+		return fmt.Errorf("flush state: %w", err)
+	}
+	return nil
+}
+
+// Close flushes and closes. A database that has failed is closed without more writing; then the error is
+// the failure.
+func (d *DB) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	d.mu.Unlock()
+	err := d.Flush()
+	close(d.stop)
+	d.watching.Wait()
+	d.ops.Lock()
+	defer d.ops.Unlock()
+	db := d.db
+	d.db = nil
+	return errors.Join(err, closeDB(db))
+}
+
+func closeDB(db *crdb.DB) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("close: %v", p)
+		}
+	}()
+	return db.Close()
+}
+
+// Failed is closed when the database fails; Err says why.
+func (d *DB) Failed() <-chan struct{} { return d.fail.done }
+
+// Err is the reason of a failure, nil while there is none.
+func (d *DB) Err() error { return d.fail.err() }
+
+// watch reports Installs that take too long.
+func (d *DB) watch() {
+	defer d.watching.Done()
+	tick := time.NewTicker(max(d.opt.CommitLimit/4, time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.stop:
+			return
+		case now := <-tick.C:
+			d.mu.Lock()
+			stores := make([]*Store, 0, len(d.stores))
+			for _, s := range d.stores {
+				stores = append(stores, s)
+			}
+			d.mu.Unlock()
+			for _, s := range stores {
+				began := s.began.Load()
+				if began == 0 || began == s.reported {
+					continue
+				}
+				since := now.Sub(time.Unix(0, began))
+				if since < d.opt.CommitLimit {
+					continue
+				}
+				s.reported = began
+				d.stuck.Add(1)
+				d.opt.Logger.Error("state: an install is stuck", "partition", s.name, "since", since)
+				if d.opt.OnStuck != nil {
+					d.opt.OnStuck(s.name, since)
+				}
+			}
+		}
+	}
+}
+
+// Store is one partition's store.
+type Store struct {
+	d        *DB
+	name     string
+	prefix   [prefixSize]byte
+	end      []byte // the first key that is not ours
+	named    bool   // the prefix holds the name
+	batch    *crdb.Batch
+	key      []byte
+	began    atomic.Int64 // of the Install that runs, unix nanoseconds; 0: none
+	reported int64        // the one that watch has reported
+}
+
+// Get returns a copy of the key's value, or nil.
+func (s *Store) Get(key []byte) ([]byte, error) {
+	var value []byte
+	err := s.d.use(func(db *crdb.DB) error {
+		s.key = append(append(s.key[:0], s.prefix[:]...), key...)
+		v, closer, err := db.Get(s.key)
+		if err == crdb.ErrNotFound {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		value = append(make([]byte, 0, len(v)), v...)
+		return closer.Close()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store %s: get: %w", s.name, err)
+	}
+	return value, nil
+}
+
+// Install applies all changes or none, without a sync.
+func (s *Store) Install(changes []state.Change) error {
+	if err := s.install(changes); err != nil {
+		return fmt.Errorf("store %s: install %d changes: %w", s.name, len(changes), err)
+	}
+	return nil
+}
+
+// maxInstall keeps a batch below what Pebble takes (4 GiB).
+const maxInstall = 1 << 30
+
+func (s *Store) install(changes []state.Change) error {
+	size := 0
+	for i, c := range changes {
+		if len(c.Key) == 0 {
+			return fmt.Errorf("change %d has an empty key", i)
+		}
+		size += len(c.Key) + len(c.Value) + prefixSize + 16
+	}
+	if size > maxInstall {
+		return fmt.Errorf("%d bytes at once; at most %d", size, maxInstall)
+	}
+	if len(changes) == 0 {
+		return s.d.use(func(*crdb.DB) error { return nil })
+	}
+	s.began.Store(time.Now().UnixNano())
+	defer s.began.Store(0)
+	return s.d.use(func(db *crdb.DB) error {
+		b := s.batch
+		if b == nil {
+			b = db.NewBatch()
+		}
+		s.batch = nil // a batch whose commit went wrong is not used again
+		if !s.named {
+			if err := b.Set(s.prefix[:], []byte(s.name), nil); err != nil {
+				return err
+			}
+		}
+		for _, c := range changes {
+			if c.Value == nil {
+				op := b.DeleteDeferred(prefixSize + len(c.Key))
+				copy(op.Key[copy(op.Key, s.prefix[:]):], c.Key)
+				if err := op.Finish(); err != nil {
+					return err
+				}
+				continue
+			}
+			op := b.SetDeferred(prefixSize+len(c.Key), len(c.Value))
+			copy(op.Key[copy(op.Key, s.prefix[:]):], c.Key)
+			copy(op.Value, c.Value)
+			if err := op.Finish(); err != nil {
+				return err
+			}
+		}
+		if err := b.Commit(crdb.NoSync); err != nil {
+			return err
+		}
+		s.named = true
+		b.Reset()
+		s.batch = b
+		return nil
+	})
+}
+
+// Scan calls f in order for the keys in [from, to).
+func (s *Store) Scan(from, to []byte, f func(key, value []byte) bool) error {
+	lower := append(s.prefix[:prefixSize:prefixSize], from...)
+	if len(from) == 0 {
+		lower = append(lower, 0) // behind the name
+	}
+	upper := s.end
+	if to != nil {
+		upper = append(s.prefix[:prefixSize:prefixSize], to...)
+	}
+	err := s.d.use(func(db *crdb.DB) (err error) {
+		it, err := db.NewIter(&crdb.IterOptions{LowerBound: lower, UpperBound: upper})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, it.Close()) }()
+		for ok := it.First(); ok; ok = it.Next() {
+			value, err := it.ValueAndErr()
+			if err != nil {
+				return err
+			}
+			if !f(it.Key()[prefixSize:], value) {
+				return nil
+			}
+		}
+		return it.Error()
+	})
+	if err != nil {
+		return fmt.Errorf("store %s: scan: %w", s.name, err)
+	}
+	return nil
+}
+
+// Clear removes everything.
+func (s *Store) Clear() error {
+	err := s.d.use(func(db *crdb.DB) error {
+		return db.DeleteRange(s.prefix[:], s.end, crdb.NoSync)
+	})
+	if err != nil {
+		return fmt.Errorf("store %s: clear: %w", s.name, err)
+	}
+	s.named = false
+	return nil
+}
+
+var (
+	_ state.DB    = (*DB)(nil)
+	_ state.Store = (*Store)(nil)
+)
