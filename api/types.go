@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"time"
+	"unicode/utf8"
 )
 
 // Bounds of what one call may ask for.
@@ -303,7 +304,7 @@ type DeadLetter struct {
 	Time      time.Time `json:"time"` // when it was set aside
 	Attempts  uint32    `json:"attempts"`
 	Size      int       `json:"size"`           // of Data, bytes
-	Data      []byte    `json:"data,omitempty"` // the original bytes; base64 in JSON
+	Data      Bytes     `json:"data,omitempty"` // the original bytes
 }
 
 // Resolved is what a retry or drop did.
@@ -323,7 +324,7 @@ type Publication struct {
 // PublishMessage is one message of a Publication.
 type PublishMessage struct {
 	ID   string `json:"id,omitempty"` // Nats-Msg-Id: the stream stores it once within its duplicate window
-	Data []byte `json:"data"`         // one event or many, one a line; base64 in JSON
+	Data Bytes  `json:"data"`         // one event or many, one a line
 }
 
 // Published is where messages were stored.
@@ -331,6 +332,35 @@ type Published struct {
 	Stream   string `json:"stream"`
 	Stored   int    `json:"stored"`   // messages, repeats included
 	Sequence uint64 `json:"sequence"` // of the last
+}
+
+// Bytes are bytes that mostly are text: in JSON a string, or {"base64":"..."} where they are not valid UTF-8.
+type Bytes []byte
+
+type base64JSON struct {
+	Base64 []byte `json:"base64"`
+}
+
+// MarshalJSON writes a string or an object.
+func (b Bytes) MarshalJSON() ([]byte, error) {
+	if utf8.Valid(b) {
+		return json.Marshal(string(b))
+	}
+	return json.Marshal(base64JSON{b})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (b *Bytes) UnmarshalJSON(text []byte) error {
+	if len(text) > 0 && text[0] == '{' {
+		var in base64JSON
+		err := json.Unmarshal(text, &in)
+		*b = in.Base64
+		return err
+	}
+	var s string
+	err := json.Unmarshal(text, &s)
+	*b = Bytes(s)
+	return err
 }
 
 type listJSON[T any] struct {
