@@ -321,6 +321,26 @@ func (r *Row) Set(name string, v Value) {
 	r.fields = append(r.fields, Field{name, v})
 }
 
+// complete returns a row that has all fields of a key: r, or a copy with those that r lacks before the others.
+func (r *Row) complete(key Key) *Row {
+	for _, name := range key.names {
+		if _, ok := r.Get(name); ok {
+			continue
+		}
+		c := &Row{fields: make([]Field, 0, len(key.names)+r.Len())}
+		for _, f := range key.Fields() {
+			if _, ok := r.Get(f.Name); !ok {
+				c.fields = append(c.fields, f)
+			}
+		}
+		for i := range r.Len() {
+			c.fields = append(c.fields, r.At(i))
+		}
+		return c
+	}
+	return r
+}
+
 // Delete removes a field; that the row lacks it is no mistake.
 func (r *Row) Delete(name string) {
 	if r.text != "" && r.find(name) == nil {

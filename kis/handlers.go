@@ -1,0 +1,489 @@
+package kis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime/debug"
+	"time"
+)
+
+// Event is what a handler is given: one row, decoded, and what is known of it.
+//
+// In is how the handler wants its rows:
+//   - a struct with the tags of encoding/json. Names match exactly; fields that the struct lacks are passed
+//     over; a value that does not fit its field (a string for a number, 300 for an int8, 1.5 for an int) is
+//     the row's dead letter, and its reason names the field. Strings are copies.
+//   - *Row: nothing is decoded. The row is the handler's own: it may change it, and emit it. Its strings are
+//     pieces of the message that it came in: a state that keeps one must take a strings.Clone of it.
+//   - a type whose pointer is a RowDecoder.
+//   - a map with string keys, any (a map[string]any with json.Number), or what else encoding/json makes of an
+//     object.
+type Event[In any] struct {
+	Key      Key       // of the step; the zero Key for a step without one
+	Value    In        // the row, decoded
+	Row      *Row      // the row itself; it must not be changed, nor kept
+	Meta     *Meta     // of the event by which the row came into the flow; it must not be changed, nor kept
+	Params   Params    // of the step; they must not be changed
+	Now      time.Time // of the commit that the call is part of: take the time from here or from Meta, not from a clock
+	Revision uint64    // of the flow
+}
+
+// Output takes what a handler has to say beside its state. It is good until the handler returns; if the
+// handler returns an error, all of it is dropped. Of a value that cannot be written as a row the handler's
+// whole row becomes a dead letter.
+//
+// Out is a struct, as in Event, a *Row (which must not be changed any more), a RowEncoder, or what else
+// encoding/json writes as an object.
+type Output[Out any] struct {
+	call   *Call
+	codec  *codec
+	fields []Field // free room for rows
+	rows   []Row   // free room for rows
+	value  Out     // the value in hand: a place that can be pointed to without allocation
+	err    error   // the first
+}
+
+// Emit hands a row to the next step: value's fields, after those of key that value lacks. In a Batch handler
+// the first event is its cause: see EmitFor.
+func (o *Output[Out]) Emit(key Key, value Out) { o.EmitFor(0, key, value) }
+
+// EmitFor is Emit for Batch handlers: cause is the index of the event that caused the row; the row leaves in
+// that event's turn.
+func (o *Output[Out]) EmitFor(cause int, key Key, value Out) {
+	if row := o.row("emit", cause, value); row != nil {
+		o.call.EmitFor(cause, row.complete(key))
+	}
+}
+
+// Send puts a row into the outbox for a subject, one that the step declares; it leaves after the commit. In a
+// Batch handler the first event is its cause: see SendFor.
+func (o *Output[Out]) Send(subject string, value Out) { o.SendFor(0, subject, value) }
+
+// SendFor is Send for Batch handlers: cause is the index of the event that caused the row.
+func (o *Output[Out]) SendFor(cause int, subject string, value Out) {
+	if row := o.row("send", cause, value); row != nil {
+		o.call.SendFor(cause, subject, row)
+	}
+}
+
+// Abort ends the way of the call's rows here: what the handler emitted and sent is dropped, its state is kept.
+// Of several flow controls in one call the last one counts.
+func (o *Output[Out]) Abort() { o.control(Abort, "") }
+
+// Reuse hands the call's input rows to the next step in place of what the handler emitted.
+func (o *Output[Out]) Reuse() { o.control(Reuse, "") }
+
+// ForceNext enters the next step although the handler emits nothing: with a row of the key's fields. If it
+// emits something, ForceNext changes nothing.
+func (o *Output[Out]) ForceNext() { o.control(ForceNext, "") }
+
+// Jump hands what the handler emits, or the input rows if it emits nothing, to the step of that name in place
+// of the next. A row may jump backwards MaxJumps times.
+func (o *Output[Out]) Jump(step string) {
+	if step == "" {
+		o.fail(errors.New("jump to a step without a name"))
+		return
+	}
+	o.control(Jump, step)
+}
+
+func (o *Output[Out]) control(c Control, target string) {
+	if o.call == nil {
+		panic("kis: an Output was used after its handler had returned")
+	}
+	o.call.Control, o.call.Target = c, target
+}
+
+func (o *Output[Out]) fail(err error) {
+	if o.err == nil {
+		o.err = err
+	}
+}
+
+// Slabs of the rows that a handler emits; a row that is kept keeps its neighbours.
+const (
+	outRows   = 32
+	outFields = 256
+)
+
+// row makes the row of a value; nil if it cannot, which fail has been told.
+func (o *Output[Out]) row(verb string, cause int, value Out) *Row {
+	if o.call == nil {
+		panic("kis: an Output was used after its handler had returned")
+	}
+	if cause < 0 || cause >= len(o.call.Rows) {
+		panic(fmt.Sprintf("kis: %s: cause %d of a call with %d events", verb, cause, len(o.call.Rows)))
+	}
+	row, err := o.encode(value)
+	if err != nil {
+		o.fail(fmt.Errorf("%s: %w", verb, err))
+		return nil
+	}
+	return row
+}
+
+func (o *Output[Out]) encode(value Out) (*Row, error) {
+	o.value = value
+	switch v := any(&o.value).(type) {
+	case **Row:
+		if *v == nil {
+			return nil, errors.New("no row")
+		}
+		return *v, nil
+	case RowEncoder:
+		row := o.newRow()
+		return row, v.EncodeRow(row)
+	}
+	if o.codec == nil {
+		return marshalRow(&o.value)
+	}
+	row := o.newRow()
+	need := len(o.codec.fields)
+	if cap(o.fields)-len(o.fields) < need {
+		o.fields = make([]Field, 0, max(outFields, need))
+	}
+	free := o.fields[len(o.fields):]
+	fields, err := o.codec.appendFields(free, reflect.ValueOf(&o.value).Elem())
+	if err != nil {
+		return nil, err
+	}
+	o.fields = o.fields[:len(o.fields)+len(fields)]
+	row.fields = fields[:len(fields):len(fields)]
+	return row, nil
+}
+
+func (o *Output[Out]) newRow() *Row {
+	if len(o.rows) == cap(o.rows) {
+		o.rows = make([]Row, 0, outRows)
+	}
+	o.rows = o.rows[:len(o.rows)+1]
+	return &o.rows[len(o.rows)-1]
+}
+
+// marshalRow makes a row by encoding/json.
+func marshalRow(value any) (*Row, error) {
+	text, err := jsonMarshal(value)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRow(text)
+}
+
+// Option tunes a function that is written in Go.
+type Option func(*function)
+
+// KeepsKey declares that what a handler emits has the same must fields as the event that caused it. Steps
+// that share a key can then share a partition; the engine looks all the same, and re-routes a row that
+// belongs elsewhere.
+func KeepsKey() Option { return func(f *function) { f.traits.KeepsKey = true } }
+
+// CheckParams looks at a step's parameters before the flow starts; an error refuses the flow.
+func CheckParams(check func(Params) error) Option { return func(f *function) { f.check = check } }
+
+// function is a function that is written in Go.
+type function struct {
+	name   string
+	traits Traits
+	check  func(Params) error
+	types  error // what is wrong with its types
+	open   func(*function, Step) Runner
+}
+
+func (f *function) Name() string   { return f.name }
+func (f *function) Traits() Traits { return f.traits }
+
+func (f *function) Open(s Step) (Runner, error) {
+	if f.types != nil {
+		return nil, fmt.Errorf("function %s: %w", f.name, f.types)
+	}
+	if f.check != nil {
+		if err := f.check(s.Params); err != nil {
+			return nil, fmt.Errorf("function %s: params: %w", f.name, err)
+		}
+	}
+	return f.open(f, s), nil
+}
+
+// Keyed makes a function of a handler with a state per key. The handler is called for one row at a time, with
+// the state of the row's key; the zero value and no state are the same thing.
+//
+// S is anything that survives being written by encoding/json and read again; Open refuses a type that does not
+// (a field that is not exported, an interface). If a handler returns an error or panics, the state is what
+// it was before. For a state of plain values, strings, arrays and structs of these a copy sees to that; any
+// other state (pointers, slices, maps, types with a JSON form of their own) is written as JSON after each row and read again
+// after an error, which costs accordingly. A pointer to S may be a StateAppender and StateParser.
+//
+// A panic is the row's dead letter, with its stack. What no handler may do is what nobody can catch: call
+// runtime.Goexit (as FailNow of package testing does), overflow the stack, or write to a map that another goroutine
+// uses. After a Goexit the state is restored, but the goroutine, which is the partition's, ends.
+func Keyed[S, In, Out any](name string, handle func(ctx context.Context, state *S, event Event[In], out *Output[Out]) error, options ...Option) Function {
+	return newFunction[S, In, Out](name, Traits{Stateful: true}, true, func(r *runner[S, In, Out], c *Call, s *S) error {
+		return handle(c.Context, s, r.events[0], &r.out)
+	}, options)
+}
+
+// Stateless makes a function of a handler without a state. Whether its step has a key is for the function's
+// definition to say.
+func Stateless[In, Out any](name string, handle func(ctx context.Context, event Event[In], out *Output[Out]) error, options ...Option) Function {
+	return newFunction[struct{}, In, Out](name, Traits{}, false, func(r *runner[struct{}, In, Out], c *Call, _ *struct{}) error {
+		return handle(c.Context, r.events[0], &r.out)
+	}, options)
+}
+
+// Batch makes a function of a handler that is given all rows of a key which one commit covers, in one call and
+// in their order; how many these are depends on load, so what it computes must not. The handler must
+// not keep the slice. An error or a panic takes all of the call back; the engine then calls again with one row at a
+// time, so that only the bad ones become dead letters.
+func Batch[S, In, Out any](name string, handle func(ctx context.Context, state *S, events []Event[In], out *Output[Out]) error, options ...Option) Function {
+	return newFunction[S, In, Out](name, Traits{Stateful: true, Batch: true}, true, func(r *runner[S, In, Out], c *Call, s *S) error {
+		return handle(c.Context, s, r.events, &r.out)
+	}, options)
+}
+
+func newFunction[S, In, Out any](name string, traits Traits, stateful bool, call func(*runner[S, In, Out], *Call, *S) error, options []Option) Function {
+	f := &function{name: name, traits: traits}
+	state := newStateKind[S]()
+	var types []error
+	if stateful && !state.own {
+		types = append(types, checkState(reflect.TypeFor[S]()))
+	}
+	types = append(types, checkObject(reflect.TypeFor[In](), "event", reflect.TypeFor[RowDecoder]()),
+		checkObject(reflect.TypeFor[Out](), "output", reflect.TypeFor[RowEncoder]()))
+	f.types = errors.Join(types...)
+	in, out := newCodec(reflect.TypeFor[In]()), newCodec(reflect.TypeFor[Out]())
+	f.open = func(f *function, s Step) Runner {
+		r := &runner[S, In, Out]{step: s, batch: f.traits.Batch, state: state, in: in, handle: call}
+		r.out.codec = out
+		return r
+	}
+	for _, o := range options {
+		o(f)
+	}
+	return f
+}
+
+// checkObject says why values of a type cannot be rows. Own is what the type may offer to be one.
+func checkObject(t reflect.Type, what string, own reflect.Type) error {
+	if t == reflect.TypeFor[*Row]() || reflect.PointerTo(t).Implements(own) {
+		return nil
+	}
+	e := t
+	if e.Kind() == reflect.Pointer {
+		e = e.Elem()
+	}
+	switch {
+	case hasOwnJSON(e), e.Kind() == reflect.Struct, e.Kind() == reflect.Interface:
+		return nil
+	case e.Kind() == reflect.Map && e.Key().Kind() == reflect.String:
+		return nil
+	}
+	return fmt.Errorf("%s %s: a row is a JSON object; use a struct, a map with string keys or *kis.Row", what, t)
+}
+
+// stateKind is what is known of a state's type.
+type stateKind[S any] struct {
+	own    bool   // appends and parses itself
+	flat   bool   // an assignment is a copy
+	floats bool   // flat, with floats to look at
+	codec  *codec // nil: by encoding/json
+}
+
+func newStateKind[S any]() stateKind[S] {
+	t := reflect.TypeFor[S]()
+	var k stateKind[S]
+	_, a := any(new(S)).(StateAppender)
+	_, p := any(new(S)).(StateParser)
+	k.own = a && p
+	k.flat = isFlat(t)
+	k.floats = k.flat && hasFloat(t)
+	k.codec = newCodec(t)
+	return k
+}
+
+// cell is the state of one key in memory.
+type cell[S any] struct {
+	value   S
+	encoded []byte // of a state that is not flat: what value is in JSON
+}
+
+// append appends the state; nothing for the zero value.
+func (k *stateKind[S]) append(dst []byte, s *S) ([]byte, error) {
+	v := reflect.ValueOf(s).Elem()
+	if v.IsZero() {
+		return dst, nil
+	}
+	if k.own {
+		return any(s).(StateAppender).AppendState(dst)
+	}
+	if k.codec != nil {
+		return k.codec.appendJSON(dst, v)
+	}
+	text, err := jsonMarshal(s)
+	return append(dst, text...), err
+}
+
+// parse reads a state into a zero value.
+func (k *stateKind[S]) parse(text []byte, s *S) error {
+	if len(text) == 0 {
+		return nil
+	}
+	if k.own {
+		return any(s).(StateParser).ParseState(text)
+	}
+	if k.codec != nil {
+		row, err := ParseRow(text)
+		if err != nil {
+			return err
+		}
+		return k.codec.decode(row, reflect.ValueOf(s).Elem())
+	}
+	return unmarshal(text, s)
+}
+
+// runner runs a handler for one step in one partition.
+type runner[S, In, Out any] struct {
+	step   Step
+	batch  bool
+	state  stateKind[S]
+	in     *codec
+	handle func(*runner[S, In, Out], *Call, *S) error
+
+	events []Event[In] // of the call in hand
+	rows   []Row       // free room for the copies that handlers of *Row are given
+	out    Output[Out]
+}
+
+// Activate implements Runner.
+func (r *runner[S, In, Out]) Activate(encoded []byte) (any, error) {
+	c := new(cell[S])
+	if err := r.state.parse(encoded, &c.value); err != nil {
+		return nil, fmt.Errorf("state of %s: %w", r.step.Name, err)
+	}
+	if !r.state.flat {
+		c.encoded = append(c.encoded, encoded...)
+	}
+	return c, nil
+}
+
+// Encode implements Runner.
+func (r *runner[S, In, Out]) Encode(dst []byte, state any) ([]byte, error) {
+	c := state.(*cell[S])
+	if !r.state.flat {
+		return append(dst, c.encoded...), nil
+	}
+	dst, err := r.state.append(dst, &c.value)
+	if err != nil {
+		return dst, fmt.Errorf("state of %s: %w", r.step.Name, err)
+	}
+	return dst, nil
+}
+
+// Handle implements Runner.
+func (r *runner[S, In, Out]) Handle(c *Call) error {
+	if !r.batch && len(c.Rows) != 1 {
+		panic(fmt.Sprintf("kis: function of one row at a time called with %d", len(c.Rows)))
+	}
+	defer r.tidy()
+	var state *cell[S]
+	if c.State != nil {
+		state = c.State.(*cell[S])
+	} else {
+		state = new(cell[S])
+	}
+	return r.run(c, state)
+}
+
+// run decodes the rows, calls the handler, and takes back all that it did if it fails.
+func (r *runner[S, In, Out]) run(c *Call, state *cell[S]) (err error) {
+	var before S
+	if r.state.flat {
+		before = state.value
+	}
+	done := false
+	defer func() {
+		if done {
+			return
+		}
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: string(debug.Stack())}
+		} // else an error, or the goroutine is about to exit
+		c.Reset()
+		if r.state.flat {
+			state.value = before
+			return
+		}
+		state.value = *new(S)
+		if e := r.state.parse(state.encoded, &state.value); e != nil {
+			// It was read and written before: only a codec of the author's own can do this.
+			err = Stop(fmt.Errorf("state of %s cannot be restored: %w; after %w", r.step.Name, e, err))
+		}
+	}()
+	for i, row := range c.Rows {
+		r.events = append(r.events, Event[In]{
+			Key: c.Key, Row: row, Params: r.step.Params, Now: c.Now, Revision: c.Revision,
+		})
+		e := &r.events[i]
+		if i < len(c.Metas) {
+			e.Meta = c.Metas[i]
+		}
+		if err := r.decode(row, &e.Value); err != nil {
+			return fmt.Errorf("decode: %w", err)
+		}
+	}
+	r.out.call = c
+	if err := r.handle(r, c, &state.value); err != nil {
+		return err
+	}
+	if r.out.err != nil {
+		return r.out.err
+	}
+	switch {
+	case !r.state.flat:
+		encoded, err := r.state.append(nil, &state.value)
+		if err != nil {
+			return fmt.Errorf("state: %w", err)
+		}
+		state.encoded = encoded
+	case r.state.floats:
+		if err := badFloat(reflect.ValueOf(&state.value).Elem(), "state"); err != nil {
+			return err
+		}
+	}
+	done = true
+	return nil
+}
+
+// tidy lets go of what belongs to the call.
+func (r *runner[S, In, Out]) tidy() {
+	clear(r.events)
+	r.events = r.events[:0]
+	r.out.call, r.out.err = nil, nil
+	r.out.value = *new(Out)
+}
+
+func (r *runner[S, In, Out]) decode(row *Row, into *In) error {
+	switch into := any(into).(type) {
+	case **Row:
+		*into = r.copyRow(row)
+		return nil
+	case RowDecoder:
+		return into.DecodeRow(row)
+	}
+	if r.in != nil {
+		return r.in.decode(row, reflect.ValueOf(into).Elem())
+	}
+	return unmarshal(row.AppendJSON(nil), into)
+}
+
+func (r *runner[S, In, Out]) copyRow(row *Row) *Row {
+	if row.text == "" {
+		return row.Clone()
+	}
+	if len(r.rows) == cap(r.rows) {
+		r.rows = make([]Row, 0, outRows)
+	}
+	r.rows = append(r.rows, *row) // spans never change
+	return &r.rows[len(r.rows)-1]
+}
