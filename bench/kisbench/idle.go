@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/kisflow/kisflow/bench/load"
+)
+
+// rest is what a system costs that has nothing to do, and how it comes back.
+type rest struct {
+	Keys        int     `json:"keys"`
+	IdleEmpty   float64 `json:"idle_core_percent"`           // no key yet, nothing to do
+	IdleKeys    float64 `json:"idle_core_percent_with_keys"` // all keys there, nothing to do
+	MemoryEmpty int64   `json:"memory_bytes"`
+	MemoryKeys  int64   `json:"memory_bytes_with_keys"`
+	StateBytes  float64 `json:"state_bytes_per_key"`
+	KeyBytes    float64 `json:"memory_bytes_per_idle_key"` // beyond its state
+	Ready       float64 `json:"restart_to_ready_s"`        // after kill -9
+	Recovered   float64 `json:"restart_to_output_s"`       // until the first new order's output was stored
+}
+
+// restUser is the user whose next order shows that a system has recovered.
+const restUser = 1
+
+// rest fills a system with keys, leaves it alone, and kills it.
+func (b *bench) rest(ctx context.Context, c setup, keys int, idle time.Duration) (rest, error) {
+	s, err := b.open(ctx, c)
+	if err != nil {
+		return rest{}, err
+	}
+	r, err := s.rest(ctx, keys, idle)
+	if err != nil {
+		s.abandon()
+		return r, err
+	}
+	return r, s.close()
+}
+
+func (s *system) rest(ctx context.Context, keys int, idle time.Duration) (rest, error) {
+	r := rest{Keys: keys}
+	var err error
+	if r.IdleEmpty, err = s.idle(ctx, idle); err != nil {
+		return r, err
+	}
+	if r.MemoryEmpty, err = resident(s.worker); err != nil {
+		return r, err
+	}
+	j := job{Spec: load.Spec{Events: keys, Users: keys, Seed: 7}, Pack: 100}
+	expect := j.Spec.Expect()
+	if _, err := s.throughput(ctx, j, expect); err != nil {
+		return r, err
+	}
+	// The first quiet time is for what is done in the background after work.
+	if _, err := s.idle(ctx, 2*idle); err != nil {
+		return r, err
+	}
+	if r.IdleKeys, err = s.idle(ctx, idle); err != nil {
+		return r, err
+	}
+	if r.MemoryKeys, err = resident(s.worker); err != nil {
+		return r, err
+	}
+	for u := range min(1000, keys) {
+		t := expect.Final(int64(u + 1))
+		r.StateBytes += float64(len(fmt.Sprintf(`{"count":%d,"total":%d,"max":%d}`, t.Count, t.Total, t.Max)))
+	}
+	r.StateBytes /= float64(min(1000, keys))
+	r.KeyBytes = float64(r.MemoryKeys-r.MemoryEmpty)/float64(keys) - r.StateBytes
+	return r, s.recover(ctx, &r, expect.Final(restUser))
+}
+
+// idle is the share of a core, in percent, that a system uses though nothing happens.
+func (s *system) idle(ctx context.Context, d time.Duration) (float64, error) {
+	before, err := usage(s.measured()...)
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	after, err := usage(s.measured()...)
+	return 100 * (after - before).Seconds() / d.Seconds(), err
+}
+
+// recover kills the worker, starts it again, and sends one more order of a known user.
+func (s *system) recover(ctx context.Context, r *rest, before load.Total) error {
+	s.worker.kill()
+	start := time.Now()
+	if err := s.startWorker(ctx); err != nil {
+		return err
+	}
+	r.Ready = time.Since(start).Seconds()
+	s.nc.Close()
+	if err := s.connect(ctx); err != nil {
+		return err
+	}
+	stream, err := s.outputs(ctx)
+	if err != nil {
+		return err
+	}
+	order := load.Order{User: restUser, ID: int64(r.Keys) + 1, Amount: 77}
+	want := before
+	want.Add(order.Amount)
+	m := &nats.Msg{Subject: inSubject, Data: order.AppendJSON(nil, time.Now().UnixMilli())}
+	err = s.worker.waitFor(ctx, "publish after the restart", startLimit, func() error {
+		m.Header = nats.Header{"Nats-Msg-Id": {"after-restart"}} // stored once, however often it is sent
+		_, err := s.js.PublishMsg(ctx, m)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = s.worker.waitFor(ctx, "output after the restart", startLimit, func() error {
+		last, err := stream.GetLastMsgForSubject(ctx, outSubject)
+		if err != nil {
+			return err
+		}
+		if text := string(want.AppendJSON(nil)); string(last.Data) != text {
+			return fmt.Errorf("the last output is %.200q, want %q", last.Data, text)
+		}
+		return nil
+	})
+	r.Recovered = time.Since(start).Seconds()
+	return errors.Join(err, ctx.Err())
+}

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// process is one program that is measured.
+type process struct {
+	cmd    *exec.Cmd
+	name   string
+	log    *tail
+	exited chan struct{}
+	err    error // of Wait; read it after exited
+}
+
+// start runs a program; what it prints is kept for the day it fails.
+func start(path string, args ...string) (*process, error) {
+	p := &process{cmd: exec.Command(path, args...), name: filepath.Base(path), log: &tail{}, exited: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", p.name, err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.exited)
+	}()
+	return p, nil
+}
+
+// stop ends a program in good order and says what it said if that went wrong.
+func (p *process) stop() error {
+	if p == nil {
+		return nil
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+	select {
+	case <-p.exited:
+	case <-time.After(60 * time.Second):
+		p.kill()
+		return fmt.Errorf("%s did not stop within a minute after SIGTERM:\n%s", p.name, p.log)
+	}
+	if p.err != nil {
+		return fmt.Errorf("%s: %w:\n%s", p.name, p.err, p.log)
+	}
+	return nil
+}
+
+// kill is kill -9.
+func (p *process) kill() {
+	if p == nil {
+		return
+	}
+	_ = p.cmd.Process.Kill() // it may have ended already
+	<-p.exited
+}
+
+// gone says why a program ended though nobody asked it to, or nil.
+func (p *process) gone() error {
+	if p == nil {
+		return nil
+	}
+	select {
+	case <-p.exited:
+		return fmt.Errorf("%s ended: %v:\n%s", p.name, p.err, p.log)
+	default:
+		return nil
+	}
+}
+
+// waitFor asks again and again until the answer is nil, for at most limit.
+func (p *process) waitFor(ctx context.Context, what string, limit time.Duration, ask func() error) error {
+	end := time.Now().Add(limit)
+	for {
+		err := ask()
+		if err == nil {
+			return nil
+		}
+		if err := errors.Join(ctx.Err(), p.gone()); err != nil {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s: not within %v: %w:\n%s", what, limit, err, p.log)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// tail keeps the last output of a program.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+const tailSize = 16 << 10
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, b...)
+	if n := len(t.text) - tailSize; n > 0 {
+		t.text = append(t.text[:0], t.text[n:]...)
+	}
+	return len(b), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.text)
+}
+
+func (t *tail) has(line string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return bytes.Contains(t.text, []byte(line))
+}
+
+// usage is the processor time of programs and their descendants so far.
+func usage(ps ...*process) (time.Duration, error) {
+	var sum time.Duration
+	for _, p := range ps {
+		d, err := usageOf(p.cmd.Process.Pid)
+		if err != nil {
+			return 0, fmt.Errorf("processor time of %s: %w", p.name, err)
+		}
+		sum += d
+	}
+	return sum, nil
+}
+
+// usageOf adds up a process, its children that have ended and, each in the same way, those that live.
+func usageOf(pid int) (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	sum, err := statTime(text)
+	if err != nil {
+		return 0, err
+	}
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, child := range strings.Fields(string(text)) {
+			id, err := strconv.Atoi(child)
+			if err != nil {
+				return 0, fmt.Errorf("%s: %w", list, err)
+			}
+			if d, err := usageOf(id); err == nil { // else it has just ended and is its parent's
+				sum += d
+			}
+		}
+	}
+	return sum, nil
+}
+
+// tick is the unit of /proc/PID/stat; Linux fixes it for programs at a hundredth of a second.
+const tick = 10 * time.Millisecond
+
+// statTime adds utime, stime, cutime and cstime: fields 14 to 17, counted behind the name in brackets.
+func statTime(stat []byte) (time.Duration, error) {
+	i := bytes.LastIndexByte(stat, ')')
+	fields := strings.Fields(string(stat[i+1:]))
+	if i < 0 || len(fields) < 15 {
+		return 0, fmt.Errorf("unknown form %q", stat)
+	}
+	var sum time.Duration
+	for _, f := range fields[11:15] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("unknown form %q: %w", stat, err)
+		}
+		sum += time.Duration(n) * tick
+	}
+	return sum, nil
+}
+
+// resident is the memory of a program in bytes.
+func resident(p *process) (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	return statusBytes(text, "VmRSS:")
+}
+
+func statusBytes(status []byte, name string) (int64, error) {
+	for s := bufio.NewScanner(bytes.NewReader(status)); s.Scan(); {
+		if rest, ok := strings.CutPrefix(s.Text(), name); ok {
+			n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			return n << 10, err
+		}
+	}
+	return 0, fmt.Errorf("no %s", name)
+}
+
+// machineTime is the processor time that the whole machine has used.
+func machineTime() (time.Duration, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 8 || fields[0] != "cpu" {
+		return 0, fmt.Errorf("/proc/stat: unknown form %q", line)
+	}
+	var sum time.Duration
+	for _, i := range []int{1, 2, 3, 6, 7} { // user, nice, system, irq, softirq
+		n, err := strconv.ParseInt(fields[i], 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += time.Duration(n) * tick
+	}
+	return sum, nil
+}
+
+func ownTime() time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// freeAddress is a loopback address that nobody listens on now.
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	address := l.Addr().String()
+	return address, l.Close()
+}
+
+// build builds a program of this module, or of another that it requires.
+func build(ctx context.Context, to, pkg string, w io.Writer) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", to, pkg)
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("build %s: %w", pkg, err)
+	}
+	return nil
+}
