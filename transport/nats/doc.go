@@ -1,0 +1,16 @@
+// Package nats answers the transport port with NATS JetStream: with a server of its own in this process
+// (Embed) or one outside (Connect).
+//
+// Two connections carry everything. The first publishes, receives the acknowledgements and asks the API; the
+// second reads, so that a deep backlog does not stand before an acknowledgement. A write's path: headers,
+// publish with a reply subject that names call and message, wait for the acknowledgements of all of them. A
+// reader's path: an ephemeral consumer in the server's memory that acknowledges nothing, pull requests that
+// are renewed only while there is room, messages collected and handed over in bulk.
+//
+// Nothing is resent while it is in doubt: a lost connection or a time-out with writes on their way is
+// transport.ErrDoubt. Only what was certainly not stored is tried again here: no leader, no answerer, not
+// connected.
+//
+// A reader counts the consumer's sequence. A hole in it, a consumer that is gone, a new connection or missing
+// heartbeats make it start again behind the last message that it has taken.
+package nats

@@ -1,0 +1,538 @@
+package nats
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kisflow/kisflow/transport"
+	"github.com/nats-io/nats.go"
+)
+
+// Headers that JetStream reads.
+const (
+	hdrExpectSequence = "Nats-Expected-Last-Subject-Sequence"
+	hdrExpectSubject  = "Nats-Expected-Last-Subject-Sequence-Subject"
+	hdrBatchID        = "Nats-Batch-Id"
+	hdrBatchSequence  = "Nats-Batch-Sequence"
+	hdrBatchCommit    = "Nats-Batch-Commit"
+)
+
+// ours tells whether a header was for JetStream only: a reader does not show it.
+func ours(name string) bool {
+	return strings.HasPrefix(name, "Nats-") && (strings.HasPrefix(name, "Nats-Batch-") || strings.HasPrefix(name, "Nats-Expected-"))
+}
+
+const (
+	maxBatch = 1000 // messages of an atomic batch, the server's limit
+	// batchBytes bounds the batches that Publish makes of its messages for durability power.
+	batchBytes = 16 << 20
+	// ownHeaders is what our headers and their values may add to a message.
+	ownHeaders = 1024
+	// writeBudget bounds how long a write is tried again that was certainly not stored.
+	writeBudget = 20 * time.Second
+)
+
+// errNoAnswerer is the answer where no stream listens on a subject: certainly not stored.
+var errNoAnswerer = errors.New("no stream answers")
+
+// pending are the writes on their way. One subscription receives all acknowledgements; the reply subject of a
+// message ends in its call's number and its place in the call.
+type pending struct {
+	inbox string // with the dot at its end
+
+	mu    sync.Mutex
+	calls map[uint64]*call
+	last  uint64
+}
+
+// call is one write of some messages.
+type call struct {
+	number uint64
+	prefix string // of the reply subjects
+
+	mu     sync.Mutex
+	seqs   []uint64 // by place; 0 where nothing has come yet
+	errs   int      // places that were refused
+	first  int      // the first place that was refused
+	err    error    // and why
+	doubt  error    // nobody will answer
+	got    int      // answers
+	wanted int      // answers that wake the waiting writer; 0: none waits
+	wake   chan struct{}
+}
+
+func (p *pending) open(nc *nats.Conn) error {
+	p.inbox = nc.NewInbox() + "."
+	p.calls = make(map[uint64]*call)
+	sub, err := nc.Subscribe(p.inbox+"*", p.ack)
+	if err != nil {
+		return err
+	}
+	return sub.SetPendingLimits(-1, -1) // bounded by the windows of the calls
+}
+
+// begin registers a call of n messages.
+func (p *pending) begin(n int) *call {
+	c := &call{seqs: make([]uint64, n), first: n, wake: make(chan struct{}, 1)}
+	p.mu.Lock()
+	p.last++
+	c.number = p.last
+	p.calls[c.number] = c
+	p.mu.Unlock()
+	c.prefix = p.inbox + strconv.FormatUint(c.number, 36) + "-"
+	return c
+}
+
+func (p *pending) end(c *call) {
+	p.mu.Lock()
+	delete(p.calls, c.number)
+	p.mu.Unlock()
+}
+
+// lost puts everything on its way in doubt.
+func (p *pending) lost(why error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.calls {
+		c.mu.Lock()
+		if c.doubt == nil {
+			c.doubt = why
+		}
+		c.signal()
+		c.mu.Unlock()
+	}
+}
+
+// ack takes one acknowledgement.
+func (p *pending) ack(m *nats.Msg) {
+	number, place, ok := parseToken(m.Subject[len(p.inbox):])
+	if !ok {
+		return
+	}
+	p.mu.Lock()
+	c := p.calls[number]
+	p.mu.Unlock()
+	if c == nil {
+		return // its writer gave up
+	}
+	seq, err := parseAck(m)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if place >= len(c.seqs) || c.seqs[place] != 0 {
+		return
+	}
+	if err != nil {
+		c.errs++
+		if place < c.first {
+			c.first, c.err = place, err
+		}
+		seq = 0
+	}
+	c.seqs[place] = seq
+	c.got++
+	if c.wanted > 0 && (c.got >= c.wanted || c.err != nil) {
+		c.signal()
+	}
+}
+
+// signal wakes the writer. c.mu is held.
+func (c *call) signal() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns when n answers have come, one was a refusal, nobody will answer, or no answer has come for
+// timeout. It returns why it is in doubt, or nil.
+func (c *call) wait(ctx context.Context, n int, timeout time.Duration, despite bool) error {
+	var timer *time.Timer
+	seen := -1
+	for {
+		c.mu.Lock()
+		got, doubt := c.got, c.doubt
+		done := got >= n || c.err != nil && !despite
+		c.wanted = n
+		if done || doubt != nil {
+			c.wanted = 0
+		}
+		c.mu.Unlock()
+		if done {
+			return nil
+		}
+		if doubt != nil {
+			return doubt
+		}
+		switch {
+		case timer == nil:
+			timer = time.NewTimer(timeout)
+			defer timer.Stop()
+		case got != seen:
+			timer.Reset(timeout)
+		}
+		seen = got
+		select {
+		case <-c.wake:
+		case <-timer.C:
+			return fmt.Errorf("no acknowledgement for %s", timeout)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// parseToken reads CALL-PLACE, both in base 36.
+func parseToken(s string) (call uint64, place int, ok bool) {
+	a, b, ok := strings.Cut(s, "-")
+	if !ok {
+		return 0, 0, false
+	}
+	call, err := strconv.ParseUint(a, 36, 64)
+	if err != nil {
+		return 0, 0, false
+	}
+	n, err := strconv.ParseUint(b, 36, 31)
+	return call, int(n), err == nil
+}
+
+var (
+	ackSeq   = []byte(`"seq":`)
+	ackError = []byte(`"error":`)
+)
+
+// parseAck reads an acknowledgement: {"stream":"S", "seq":7}, or one with an error.
+func parseAck(m *nats.Msg) (uint64, error) {
+	if len(m.Data) == 0 {
+		switch m.Header.Get("Status") {
+		case "":
+			return 1, nil // a batch is open
+		case "503":
+			return 0, errNoAnswerer
+		}
+		return 0, fmt.Errorf("empty acknowledgement %v", m.Header)
+	}
+	if !bytes.Contains(m.Data, ackError) {
+		if i := bytes.Index(m.Data, ackSeq); i >= 0 {
+			if seq, ok := number(m.Data[i+len(ackSeq):]); ok && seq > 0 {
+				return seq, nil
+			}
+		}
+	}
+	var a struct {
+		Seq   uint64    `json:"seq"`
+		Error *apiError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &a); err != nil {
+		return 0, fmt.Errorf("acknowledgement %q: %w", m.Data, err)
+	}
+	if a.Error != nil {
+		return 0, a.Error
+	}
+	if a.Seq == 0 {
+		return 0, fmt.Errorf("acknowledgement %q names no sequence", m.Data)
+	}
+	return a.Seq, nil
+}
+
+// number reads decimal digits.
+func number(b []byte) (n uint64, ok bool) {
+	for _, c := range b {
+		if c == ' ' && !ok {
+			continue
+		}
+		if c < '0' || c > '9' {
+			break
+		}
+		n, ok = n*10+uint64(c-'0'), true
+	}
+	return n, ok
+}
+
+// outgoing writes messages for nats.go; it keeps one message and one header map for all of them.
+type outgoing struct {
+	msg     nats.Msg
+	values  [5][1]string
+	subject string // whose sequence is in expect
+	at      uint64
+	expect  string
+}
+
+func (o *outgoing) set(place int, name, value string) {
+	o.values[place][0] = value
+	o.msg.Header[name] = o.values[place][:]
+}
+
+// fill makes o.msg the message m.
+func (o *outgoing) fill(m *transport.Outgoing) {
+	o.msg.Subject, o.msg.Data = m.Subject, m.Data
+	if o.msg.Header == nil {
+		o.msg.Header = make(nats.Header, 4)
+	} else {
+		clear(o.msg.Header)
+	}
+	for _, f := range m.Header {
+		o.msg.Header[f.Name] = append(o.msg.Header[f.Name], f.Value)
+	}
+}
+
+func (o *outgoing) fence(e *transport.Expect) {
+	if o.expect == "" || o.at != e.Sequence {
+		o.at, o.expect = e.Sequence, strconv.FormatUint(e.Sequence, 10)
+	}
+	o.set(0, hdrExpectSequence, o.expect)
+	if e.Subject != "" {
+		o.set(1, hdrExpectSubject, e.Subject)
+	}
+}
+
+// Append implements transport.Streams.
+func (t *Streams) Append(ctx context.Context, stream string, m transport.Outgoing) (uint64, error) {
+	seqs, err := t.singles(ctx, stream, []transport.Outgoing{m})
+	if err != nil {
+		return 0, err
+	}
+	return seqs[0], nil
+}
+
+// Publish implements transport.Streams.
+func (t *Streams) Publish(ctx context.Context, stream string, ms []transport.Outgoing) ([]uint64, error) {
+	if len(ms) == 0 {
+		return nil, nil
+	}
+	if !t.opt.SyncAlways || len(ms) == 1 {
+		return t.singles(ctx, stream, ms)
+	}
+	// One sync covers a batch.
+	stored := make([]uint64, 0, len(ms))
+	for len(ms) > 0 {
+		n, bytes := 0, 0
+		for n < len(ms) && n < maxBatch && (n == 0 || bytes+len(ms[n].Data) <= batchBytes) {
+			bytes += len(ms[n].Data)
+			n++
+		}
+		last, err := t.AppendAll(ctx, stream, ms[:n])
+		if err != nil {
+			return stored, err
+		}
+		for i := range n {
+			stored = append(stored, last-uint64(n-1-i)) // a batch is stored without anything in between
+		}
+		ms = ms[n:]
+	}
+	return stored, nil
+}
+
+// singles publishes messages one after another, each for itself.
+func (t *Streams) singles(ctx context.Context, stream string, ms []transport.Outgoing) ([]uint64, error) {
+	if err := t.fit(stream, ms); err != nil {
+		return nil, err
+	}
+	var stored []uint64
+	give := time.Now().Add(writeBudget)
+	for attempt := 1; ; attempt++ {
+		seqs, err := t.pipeline(ctx, ms[len(stored):])
+		if stored == nil {
+			stored = seqs
+		} else {
+			stored = append(stored, seqs...)
+		}
+		if err == nil {
+			return stored, nil
+		}
+		if !t.again(ctx, stream, err, attempt, give) {
+			return stored, fmt.Errorf("stream %s: %w", stream, err)
+		}
+	}
+}
+
+// again waits before the next attempt of a write that was certainly not stored, and tells whether to make it.
+func (t *Streams) again(ctx context.Context, stream string, err error, attempt int, give time.Time) bool {
+	var refused *apiError
+	switch {
+	case errors.Is(err, transport.ErrDoubt):
+		return false
+	case errors.Is(err, errNoAnswerer):
+		if attempt == 1 {
+			if _, missing := t.Info(ctx, stream); errors.Is(missing, transport.ErrNotFound) {
+				return false
+			}
+		}
+	case errors.As(err, &refused) && refused.passing(), errors.Is(err, nats.ErrReconnectBufExceeded):
+	default:
+		return false
+	}
+	return time.Now().Before(give) && sleep(ctx, backoff(attempt, 5*time.Millisecond, time.Second)) == nil
+}
+
+// pipeline sends messages and waits for all answers. It returns the sequences of the leading ones that are
+// stored. Its error wraps ErrDoubt unless nothing behind these is stored.
+func (t *Streams) pipeline(ctx context.Context, ms []transport.Outgoing) ([]uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c := t.c.acks.begin(len(ms))
+	defer t.c.acks.end(c)
+	var (
+		o    outgoing
+		sent int
+		stop error // why no more were sent
+	)
+	reply := make([]byte, 0, 64)
+	for sent < len(ms) {
+		if sent >= t.opt.Window {
+			// Wake at half a window, so that one wakes the other once for many messages.
+			if stop = c.wait(ctx, sent-t.opt.Window/2, t.opt.AckTimeout, false); stop != nil {
+				break
+			}
+		}
+		if c.stopped() {
+			break
+		}
+		m := &ms[sent]
+		o.fill(m)
+		if m.Expect != nil {
+			o.fence(m.Expect)
+		}
+		reply = strconv.AppendUint(append(reply[:0], c.prefix...), uint64(sent), 36)
+		o.msg.Reply = string(reply)
+		if err := t.c.out.PublishMsg(&o.msg); err != nil {
+			stop = err
+			break
+		}
+		sent++
+	}
+	doubt := c.wait(ctx, sent, t.opt.AckTimeout, true)
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for n < sent && c.seqs[n] != 0 {
+		n++
+	}
+	stored := c.seqs[:n:n]
+	err := c.err
+	if err == nil {
+		err = stop
+	}
+	if doubt != nil {
+		return stored, fmt.Errorf("%w: %w", transport.ErrDoubt, doubt)
+	}
+	for i := n; i < sent; i++ {
+		if c.seqs[i] != 0 { // a later one got in although this one did not
+			return stored, fmt.Errorf("%w: message %d of %d was refused (%v), %d was stored", transport.ErrDoubt, n+1, len(ms), err, i+1)
+		}
+	}
+	return stored, err
+}
+
+func (c *call) stopped() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err != nil || c.doubt != nil
+}
+
+// fit refuses what no server would take.
+func (t *Streams) fit(stream string, ms []transport.Outgoing) error {
+	most := t.MaxMessage()
+	for i := range ms {
+		m := &ms[i]
+		n := len(m.Data)
+		for _, f := range m.Header {
+			n += len(f.Name) + len(f.Value) + 4
+		}
+		if n > most {
+			return transport.Refused(transport.ErrTooLarge, "stream %s: message of %d bytes on %s, at most %d", stream, n, m.Subject, most)
+		}
+	}
+	return nil
+}
+
+// AppendAll implements transport.Streams.
+func (t *Streams) AppendAll(ctx context.Context, stream string, ms []transport.Outgoing) (uint64, error) {
+	switch {
+	case len(ms) == 0:
+		return 0, fmt.Errorf("stream %s: nothing to append", stream)
+	case len(ms) == 1:
+		return t.Append(ctx, stream, ms[0])
+	case len(ms) > maxBatch:
+		return 0, transport.Refused(transport.ErrTooLarge, "stream %s: %d messages at once, at most %d", stream, len(ms), maxBatch)
+	}
+	if err := t.fit(stream, ms); err != nil {
+		return 0, err
+	}
+	give := time.Now().Add(writeBudget)
+	for attempt := 1; ; attempt++ {
+		last, err := t.batch(ctx, ms)
+		if err == nil {
+			return last, nil
+		}
+		if !t.again(ctx, stream, err, attempt, give) {
+			return 0, fmt.Errorf("stream %s: %w", stream, err)
+		}
+	}
+}
+
+// batch sends one atomic batch. The first message and the last ask for an answer: the first one's says that
+// the batch is open.
+func (t *Streams) batch(ctx context.Context, ms []transport.Outgoing) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	c := t.c.acks.begin(2)
+	defer t.c.acks.end(c)
+	id := t.c.name + "-" + strconv.FormatUint(c.number, 36)
+	var o outgoing
+	said := make(map[transport.Expect]bool, 4)
+	for i := range ms {
+		m := &ms[i]
+		o.fill(m)
+		o.msg.Reply = ""
+		if m.Expect != nil {
+			e := *m.Expect
+			if e.Subject == "" {
+				e.Subject = m.Subject
+			}
+			if !said[e] { // once is enough: all are judged against what was there before
+				said[e] = true
+				o.fence(&e)
+			}
+		}
+		o.set(2, hdrBatchID, id)
+		o.set(3, hdrBatchSequence, strconv.Itoa(i+1))
+		switch i {
+		case 0:
+			o.msg.Reply = c.prefix + "0"
+		case len(ms) - 1:
+			o.set(4, hdrBatchCommit, "1")
+			o.msg.Reply = c.prefix + "1"
+		}
+		if err := t.c.out.PublishMsg(&o.msg); err != nil {
+			if i < len(ms)-1 {
+				return 0, err // the commit was not sent: nothing is stored, now or later
+			}
+			return 0, fmt.Errorf("%w: %w", transport.ErrDoubt, err)
+		}
+		if i%64 == 63 && c.stopped() {
+			break
+		}
+	}
+	doubt := c.wait(ctx, 2, t.opt.AckTimeout, false)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.seqs[1] != 0:
+		return c.seqs[1], nil
+	case c.err != nil:
+		return 0, c.err
+	case doubt != nil:
+		return 0, fmt.Errorf("%w: %w", transport.ErrDoubt, doubt)
+	}
+	return 0, fmt.Errorf("%w: the acknowledgement names no sequence", transport.ErrDoubt)
+}

@@ -1,0 +1,402 @@
+package nats
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kisflow/kisflow/transport"
+	"github.com/nats-io/nats.go"
+)
+
+// StreamsOptions tunes Streams. The zero value is ready to use.
+type StreamsOptions struct {
+	// SyncAlways says that the server syncs before it acknowledges (`durability: power`): then Publish sends
+	// atomic batches, so that one sync covers many messages.
+	SyncAlways bool
+	// AckTimeout is how long a write waits for an acknowledgement before it is in doubt. Default 5 s.
+	AckTimeout time.Duration
+	// Window is the most messages of one Publish on their way. Default 4096.
+	Window int
+	// PullMessages and PullBytes are what one pull request of a reader asks for; a reader holds at most two of
+	// them. Default 1000 messages, and 1 MiB or one message of the largest size.
+	PullMessages, PullBytes int
+	// Heartbeat is how often the server shows a waiting reader that it is there; after two and a half times
+	// that in silence the reader starts again. Default 15 s.
+	Heartbeat time.Duration
+}
+
+func (o StreamsOptions) withDefaults(maxPayload int) StreamsOptions {
+	if o.AckTimeout <= 0 {
+		o.AckTimeout = 5 * time.Second
+	}
+	if o.Window <= 0 {
+		o.Window = 4096
+	}
+	if o.PullMessages <= 0 {
+		o.PullMessages = 1000
+	}
+	if o.PullBytes <= 0 {
+		o.PullBytes = 1 << 20
+	}
+	o.PullBytes = max(o.PullBytes, maxPayload+64<<10) // a request that no message fits would never end
+	if o.Heartbeat <= 0 {
+		o.Heartbeat = 15 * time.Second
+	}
+	return o
+}
+
+// Streams is transport.Streams on JetStream. It may be used by many goroutines.
+type Streams struct {
+	c   *Conn
+	opt StreamsOptions
+}
+
+var _ transport.Streams = (*Streams)(nil)
+
+// NewStreams returns the streams behind a connection.
+func NewStreams(c *Conn, opt StreamsOptions) *Streams {
+	return &Streams{c: c, opt: opt.withDefaults(int(c.out.MaxPayload()))}
+}
+
+// MaxMessage implements transport.Streams. It is what the server takes less room for our headers.
+func (t *Streams) MaxMessage() int { return int(t.c.out.MaxPayload()) - ownHeaders }
+
+// streamConfig is the part of JetStream's stream configuration that we read or set.
+type streamConfig struct {
+	Name           string   `json:"name"`
+	Description    string   `json:"description,omitempty"`
+	Subjects       []string `json:"subjects,omitempty"`
+	Retention      string   `json:"retention"`
+	MaxConsumers   int      `json:"max_consumers"`
+	MaxMsgs        int64    `json:"max_msgs"`
+	MaxBytes       int64    `json:"max_bytes"`
+	MaxAge         int64    `json:"max_age"` // ns
+	MaxMsgsPer     int64    `json:"max_msgs_per_subject"`
+	MaxMsgSize     int32    `json:"max_msg_size"`
+	Discard        string   `json:"discard"`
+	DiscardNewPer  bool     `json:"discard_new_per_subject,omitempty"`
+	Storage        string   `json:"storage"`
+	Replicas       int      `json:"num_replicas"`
+	Duplicates     int64    `json:"duplicate_window,omitempty"` // ns
+	AllowDirect    bool     `json:"allow_direct"`
+	AllowAtomic    bool     `json:"allow_atomic,omitempty"`
+	AllowMsgTTL    bool     `json:"allow_msg_ttl,omitempty"`
+	PersistMode    string   `json:"persist_mode,omitempty"`
+	Sealed         bool     `json:"sealed,omitempty"`
+	NoAck          bool     `json:"no_ack,omitempty"`
+	Mirror         any      `json:"mirror,omitempty"`
+	RePublishTo    any      `json:"republish,omitempty"`
+	SubjectMapping any      `json:"subject_transform,omitempty"`
+}
+
+type streamInfo struct {
+	Config  streamConfig `json:"config"`
+	Created time.Time    `json:"created"`
+	State   struct {
+		Messages  uint64 `json:"messages"`
+		Bytes     int64  `json:"bytes"`
+		First     uint64 `json:"first_seq"`
+		Last      uint64 `json:"last_seq"`
+		Consumers int    `json:"consumer_count"`
+	} `json:"state"`
+}
+
+func (s *streamInfo) info() transport.Info {
+	c := &s.Config
+	info := transport.Info{
+		Config: transport.Config{
+			Name: c.Name, Subjects: c.Subjects, MaxAge: time.Duration(c.MaxAge),
+			MaxBytes: max(c.MaxBytes, 0), DiscardNew: c.Discard == "new", Description: c.Description,
+		},
+		Created: s.Created.UTC(), First: s.State.First, Last: s.State.Last,
+		Messages: s.State.Messages, Bytes: s.State.Bytes, Lossy: c.lossy(),
+	}
+	if info.Messages == 0 {
+		info.First = info.Last + 1
+	}
+	return info
+}
+
+// lossy says why a stream may discard messages that nobody has read, or "".
+func (c *streamConfig) lossy() string {
+	old := c.Discard != "new"
+	switch {
+	case c.Retention == "interest":
+		return "retention interest"
+	case c.Retention == "workqueue":
+		return "retention workqueue"
+	case c.MaxAge > 0:
+		return fmt.Sprintf("max_age %s", time.Duration(c.MaxAge))
+	case c.MaxMsgs > 0 && old:
+		return fmt.Sprintf("max_msgs %d with discard old", c.MaxMsgs)
+	case c.MaxBytes > 0 && old:
+		return fmt.Sprintf("max_bytes %d with discard old", c.MaxBytes)
+	case c.MaxMsgsPer > 0 && !(c.Discard == "new" && c.DiscardNewPer):
+		return fmt.Sprintf("max_msgs_per_subject %d with discard old", c.MaxMsgsPer)
+	case c.AllowMsgTTL:
+		return "allow_msg_ttl"
+	case c.Storage == "memory":
+		return "storage memory"
+	}
+	return ""
+}
+
+// Ensure implements transport.Streams.
+func (t *Streams) Ensure(ctx context.Context, c transport.Config) (transport.Info, error) {
+	if err := validName(c.Name); err != nil {
+		return transport.Info{}, err
+	}
+	info, err := t.ensure(ctx, c)
+	if err != nil {
+		return transport.Info{}, fmt.Errorf("stream %s: %w", c.Name, err)
+	}
+	return info.info(), nil
+}
+
+func (t *Streams) ensure(ctx context.Context, c transport.Config) (*streamInfo, error) {
+	var raw struct {
+		streamInfo
+		Raw json.RawMessage `json:"-"`
+	}
+	for attempt := 1; ; attempt++ {
+		err := t.c.api(ctx, "STREAM.INFO."+c.Name, nil, &raw.streamInfo)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, transport.ErrNotFound) {
+			return nil, err
+		}
+		config := streamConfig{
+			Name: c.Name, Description: c.Description, Subjects: c.Subjects, Retention: "limits", Storage: "file",
+			MaxConsumers: -1, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPer: -1, MaxMsgSize: -1, Replicas: 1,
+			MaxAge: int64(c.MaxAge), Discard: "old", AllowDirect: true, AllowAtomic: true,
+		}
+		if c.MaxBytes > 0 {
+			config.MaxBytes = c.MaxBytes
+		}
+		if c.DiscardNew {
+			config.Discard = "new"
+		}
+		var made streamInfo
+		err = t.c.api(ctx, "STREAM.CREATE."+c.Name, config, &made)
+		if err == nil {
+			return &made, nil
+		}
+		var refused *apiError
+		if attempt > 3 || !errors.As(err, &refused) || refused.ErrCode != codeStreamNameInUse {
+			return nil, err
+		}
+		// Another made it meanwhile: take it as it is.
+	}
+	missing := missingSubjects(raw.Config.Subjects, c.Subjects)
+	if len(missing) == 0 {
+		return &raw.streamInfo, nil
+	}
+	// The update must carry every setting, those too that we do not know.
+	var whole struct {
+		Config map[string]json.RawMessage `json:"config"`
+	}
+	if err := t.c.api(ctx, "STREAM.INFO."+c.Name, nil, &whole); err != nil {
+		return nil, err
+	}
+	subjects, err := json.Marshal(append(slices.Clone(raw.Config.Subjects), missing...))
+	if err != nil {
+		return nil, err
+	}
+	whole.Config["subjects"] = subjects
+	var made streamInfo
+	if err := t.c.api(ctx, "STREAM.UPDATE."+c.Name, whole.Config, &made); err != nil {
+		return nil, fmt.Errorf("add subjects %s: %w", strings.Join(missing, ", "), err)
+	}
+	return &made, nil
+}
+
+func missingSubjects(have, want []string) []string {
+	var missing []string
+	for _, subject := range want {
+		if !slices.ContainsFunc(have, func(h string) bool { return covers(h, subject) }) {
+			missing = append(missing, subject)
+		}
+	}
+	return missing
+}
+
+// covers tells whether every subject of narrow is one of wide's.
+func covers(wide, narrow string) bool {
+	w, n := strings.Split(wide, "."), strings.Split(narrow, ".")
+	for i := range w {
+		switch {
+		case i >= len(n):
+			return false
+		case w[i] == ">":
+			return true
+		case n[i] == ">", w[i] != "*" && w[i] != n[i]:
+			return false
+		}
+	}
+	return len(w) == len(n)
+}
+
+func validName(name string) error {
+	if name == "" || strings.ContainsAny(name, " \t\r\n.*>/\\") {
+		return fmt.Errorf("stream name %q: must not be empty or hold white space or any of . * > / \\", name)
+	}
+	return nil
+}
+
+// Info implements transport.Streams.
+func (t *Streams) Info(ctx context.Context, stream string) (transport.Info, error) {
+	info, err := t.info(ctx, stream)
+	if err != nil {
+		return transport.Info{}, fmt.Errorf("stream %s: %w", stream, err)
+	}
+	return info.info(), nil
+}
+
+func (t *Streams) info(ctx context.Context, stream string) (*streamInfo, error) {
+	if err := validName(stream); err != nil {
+		return nil, err
+	}
+	var info streamInfo
+	return &info, t.c.api(ctx, "STREAM.INFO."+stream, nil, &info)
+}
+
+// Capturing implements transport.Streams.
+func (t *Streams) Capturing(ctx context.Context, subject string) (transport.Info, error) {
+	names, err := t.names(ctx, subject)
+	if err != nil {
+		return transport.Info{}, fmt.Errorf("stream of subject %s: %w", subject, err)
+	}
+	var found *transport.Info
+	for _, name := range names {
+		info, err := t.Info(ctx, name)
+		if errors.Is(err, transport.ErrNotFound) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return transport.Info{}, err
+		}
+		if slices.ContainsFunc(info.Subjects, func(have string) bool { return covers(have, subject) }) {
+			return info, nil
+		}
+		if found == nil {
+			found = &info
+		}
+	}
+	if found == nil {
+		return transport.Info{}, transport.Refused(transport.ErrNotFound, "a stream that stores subject %s", subject)
+	}
+	return *found, nil
+}
+
+// names lists the streams, or those whose subjects overlap with one.
+func (t *Streams) names(ctx context.Context, subject string) ([]string, error) {
+	var names []string
+	for {
+		var page struct {
+			Total   int      `json:"total"`
+			Streams []string `json:"streams"`
+		}
+		request := map[string]any{"offset": len(names)}
+		if subject != "" {
+			request["subject"] = subject
+		}
+		if err := t.c.api(ctx, "STREAM.NAMES", request, &page); err != nil {
+			return nil, err
+		}
+		names = append(names, page.Streams...)
+		if len(page.Streams) == 0 || len(names) >= page.Total {
+			slices.Sort(names)
+			return slices.Compact(names), nil
+		}
+	}
+}
+
+// List implements transport.Streams.
+func (t *Streams) List(ctx context.Context, prefix string) ([]string, error) {
+	names, err := t.names(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("list streams: %w", err)
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return !strings.HasPrefix(name, prefix) }), nil
+}
+
+// Delete implements transport.Streams.
+func (t *Streams) Delete(ctx context.Context, stream string) error {
+	if err := validName(stream); err != nil {
+		return err
+	}
+	if err := t.c.api(ctx, "STREAM.DELETE."+stream, nil, nil); err != nil && !errors.Is(err, transport.ErrNotFound) {
+		return fmt.Errorf("delete stream %s: %w", stream, err)
+	}
+	return nil
+}
+
+// LastOn implements transport.Streams. It asks the stream's leader, not a replica.
+func (t *Streams) LastOn(ctx context.Context, stream, subject string) (transport.Message, error) {
+	if err := validName(stream); err != nil {
+		return transport.Message{}, err
+	}
+	var answer struct {
+		Message struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Header  []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err := t.c.api(ctx, "STREAM.MSG.GET."+stream, map[string]string{"last_by_subj": subject}, &answer)
+	if err != nil {
+		return transport.Message{}, fmt.Errorf("stream %s: last message on %s: %w", stream, subject, err)
+	}
+	m := transport.Message{Subject: answer.Message.Subject, Sequence: answer.Message.Seq, Time: answer.Message.Time.UTC(), Data: answer.Message.Data}
+	if len(answer.Message.Header) > 0 {
+		h, err := nats.DecodeHeadersMsg(answer.Message.Header)
+		if err != nil {
+			return transport.Message{}, fmt.Errorf("stream %s: header of message %d: %w", stream, m.Sequence, err)
+		}
+		m.Header = fields(h)
+	}
+	return m, nil
+}
+
+// fields makes a message's header of nats.go's, in the order of the names, without what was for JetStream.
+func fields(h nats.Header) []transport.Field {
+	var fs []transport.Field
+	for name, values := range h {
+		if ours(name) {
+			continue
+		}
+		for _, v := range values {
+			fs = append(fs, transport.Field{Name: name, Value: v})
+		}
+	}
+	slices.SortStableFunc(fs, func(a, b transport.Field) int { return strings.Compare(a.Name, b.Name) })
+	return fs
+}
+
+// Cut implements transport.Streams.
+func (t *Streams) Cut(ctx context.Context, stream, subject string, below uint64) error {
+	info, err := t.info(ctx, stream)
+	if err != nil {
+		return fmt.Errorf("stream %s: cut: %w", stream, err)
+	}
+	// Beyond the end the server would move the end.
+	if below = min(below, info.State.Last+1); below <= 1 {
+		return nil
+	}
+	request := map[string]any{"seq": below}
+	if subject != "" {
+		request["filter"] = subject
+	}
+	if err := t.c.api(ctx, "STREAM.PURGE."+stream, request, nil); err != nil {
+		return fmt.Errorf("stream %s: cut: %w", stream, err)
+	}
+	return nil
+}
