@@ -1,17 +1,30 @@
 package flowdef
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
-// Pos is a place in a definition file.
+// Pos is a place in a definition file. Lines and columns count from 1, columns in characters.
 type Pos struct {
 	File         string
-	Line, Column int // from 1
+	Line, Column int
+
+	src *source // the file's text, for the source line of a mistake; may be nil
 }
 
-// Text is a string of a definition with its place, for later checks that may find it wrong.
+// String returns the place as file:line:col.
+func (p Pos) String() string {
+	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+}
+
+// Text is a string of a definition with its place, for later checks that may find it wrong. Pos is the
+// place of the first character of Value: behind an opening quote, on the first line of a block.
 type Text struct {
 	Value string
 	Pos   Pos
+
+	raw *scalar // how it is written; nil if it stands in no file
 }
 
 // Set is all definitions of the files that were loaded.
@@ -20,6 +33,8 @@ type Set struct {
 	Funcs  map[string]*Func
 	Conns  map[string]*Conn
 	Global *Global // nil if no file has one
+
+	found Mistakes // about several definitions, found while reading: duplicate names; Check reports them
 }
 
 // Flow is a definition of kind flow.
@@ -62,6 +77,7 @@ type Step struct {
 // Func is a definition of kind func.
 type Func struct {
 	Name   string
+	ID     string // fid where fname stands beside it: steps may name the function by either; else ""
 	Mode   string // Verify, Save, Load, Calculate, Expand
 	Pos    Pos
 	Source struct {
@@ -79,7 +95,7 @@ type Func struct {
 	Calculate *Calculate
 	Expand    *Expand
 	Save      *Save
-	Load      *Load
+	Load      *LoadBody
 	Text      string // the document's text
 }
 
@@ -125,10 +141,14 @@ type Save struct {
 	Handoff   Text          // name: default the function's source.name, else its fname
 	Retention time.Duration // default 7 days
 	MaxBytes  int64         // default 0: no limit; a full one pauses the saver
+	// Fields are the row's fields that this Save writes; empty: all. Two flows may save to one hand-off or one
+	// connector key only when their fields differ, or when both say Shared.
+	Fields []Text
+	Shared bool
 }
 
-// Load is the body of a Load function whose connector is NATS: rows of a hand-off join the flow at this step.
-type Load struct {
+// LoadBody is the body of a Load function whose connector is NATS: rows of a hand-off join the flow at this step.
+type LoadBody struct {
 	Handoff Text   // default as in Save
 	From    string // "beginning" (default) or "now"
 }
@@ -136,6 +156,7 @@ type Load struct {
 // Conn is a definition of kind conn.
 type Conn struct {
 	Name   string
+	ID     string // cid where cname stands beside it: functions may name the connector by either; else ""
 	Pos    Pos
 	Addrs  string
 	Type   string

@@ -1,0 +1,284 @@
+package flowdef
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// CheckOptions tell Check what it cannot know of the definitions. The zero value is ready to use.
+type CheckOptions struct {
+	// GoFunctions are the names of the functions that Go code implements. Default none.
+	GoFunctions map[string]bool
+	// MustRun makes a function without implementation an error where an enabled flow uses it, as a node needs
+	// it. Default false: a warning, as for a reader who does not know the node's Go functions.
+	MustRun bool
+}
+
+// Check finds what the definitions of a set do to each other: names that are missing or defined twice, Saves
+// that write the same, flows that feed themselves. It also puts the function's and the connector's own name
+// where a definition named them by their old id, so that Set.Funcs and Set.Conns answer for every reference
+// that is right. What a disabled flow does is a warning.
+func (s *Set) Check(o CheckOptions) Mistakes {
+	c := &checker{set: s, opts: o, used: map[string]bool{}, running: map[string]bool{}, mistakes: slices.Clone(s.found)}
+	c.resolve()
+	c.connectors()
+	c.implementations()
+	c.handoffs()
+	c.writers()
+	c.loops()
+	c.mistakes.Sort()
+	return c.mistakes
+}
+
+type checker struct {
+	set      *Set
+	opts     CheckOptions
+	used     map[string]bool // functions of any flow
+	running  map[string]bool // functions of enabled flows
+	mistakes Mistakes
+}
+
+// report adds a mistake; one that is not serious is a warning whatever its code says.
+func (c *checker) report(serious bool, pos Pos, code, message, hint string) {
+	m := NewMistake(pos, code, message, hint)
+	if !serious {
+		m.Severity = Warning
+	}
+	c.mistakes = append(c.mistakes, m)
+}
+
+// funcs returns the functions by name, so that mistakes come out in one order.
+func (c *checker) funcs() []*Func {
+	return slices.SortedFunc(maps.Values(c.set.Funcs), func(a, b *Func) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// resolve looks up the functions of all steps.
+func (c *checker) resolve() {
+	byID := map[string]string{}
+	names := slices.Collect(maps.Keys(c.set.Funcs))
+	for _, f := range c.funcs() {
+		if f.ID != "" && byID[f.ID] == "" {
+			byID[f.ID] = f.Name
+		}
+	}
+	for _, flow := range c.set.Flows {
+		if len(flow.Steps) == 0 {
+			c.report(false, flow.Pos, codeNoSteps, fmt.Sprintf("flow %s has no steps", quote(flow.Name)), "list its functions under flows")
+		}
+		for i := range flow.Steps {
+			fn := &flow.Steps[i].Function
+			if c.set.Funcs[fn.Value] == nil && byID[fn.Value] != "" {
+				fn.Value = byID[fn.Value]
+			}
+			if c.set.Funcs[fn.Value] == nil {
+				if fn.Value != "" {
+					c.used[nearest(fn.Value, names)] = true // what is meant is not unused as well
+					c.report(flow.Enabled, fn.Pos, codeNoFunc, fmt.Sprintf("unknown function %s in flow %s", quote(fn.Value), quote(flow.Name)), didYouMean(fn.Value, names))
+				}
+				continue
+			}
+			c.used[fn.Value] = true
+			c.running[fn.Value] = c.running[fn.Value] || flow.Enabled
+		}
+	}
+	if len(c.used) == 0 {
+		return
+	}
+	for _, f := range c.funcs() {
+		if !c.used[f.Name] {
+			c.report(false, f.Pos, codeUnused, fmt.Sprintf("no flow uses function %s", quote(f.Name)), "")
+		}
+	}
+}
+
+// connectors looks up the connectors of all functions.
+func (c *checker) connectors() {
+	byID := map[string]string{}
+	names := slices.Collect(maps.Keys(c.set.Conns))
+	for _, conn := range slices.SortedFunc(maps.Values(c.set.Conns), func(a, b *Conn) int { return cmp.Compare(a.Name, b.Name) }) {
+		if conn.ID != "" && byID[conn.ID] == "" {
+			byID[conn.ID] = conn.Name
+		}
+	}
+	for _, f := range c.funcs() {
+		ref := &f.Option.Conn
+		if ref.Value == "" {
+			continue
+		}
+		if c.set.Conns[ref.Value] == nil && byID[ref.Value] != "" {
+			ref.Value = byID[ref.Value]
+		}
+		if c.set.Conns[ref.Value] == nil {
+			c.report(c.running[f.Name], ref.Pos, codeNoConn, fmt.Sprintf("unknown connector %s in function %s", quote(ref.Value), quote(f.Name)), didYouMean(ref.Value, names))
+		}
+	}
+}
+
+func (c *checker) implementations() {
+	for _, f := range c.funcs() {
+		switch {
+		case c.opts.GoFunctions[f.Name], f.Mode == "", f.Mode == "Verify", f.Mode == "Save", f.Mode == "Load",
+			f.Mode == "Calculate" && f.Calculate != nil, f.Mode == "Expand" && f.Expand != nil:
+			continue
+		}
+		hint := fmt.Sprintf("add %s, or register a Go function of that name", modes[f.Mode])
+		if near := nearest(f.Name, slices.Collect(maps.Keys(c.opts.GoFunctions))); near != "" {
+			hint = fmt.Sprintf("add %s; or did you mean the Go function %s?", modes[f.Mode], quote(near))
+		}
+		m := NewMistake(f.Pos, codeNoBody, fmt.Sprintf("function %s has no implementation", quote(f.Name)), hint)
+		if c.opts.MustRun && c.running[f.Name] {
+			m.Severity = Error
+		}
+		c.mistakes = append(c.mistakes, m)
+	}
+}
+
+// Handoff returns the hand-off that a Save or a Load of a set writes or reads through NATS, with the name's
+// place; false for other functions and where another connector does it.
+func (s *Set) Handoff(f *Func) (Text, bool) {
+	if f.Mode != "Save" && f.Mode != "Load" {
+		return Text{}, false
+	}
+	if name := f.Option.Conn.Value; name != "" {
+		if conn := s.Conns[name]; conn == nil || !strings.EqualFold(conn.Type, "nats") {
+			return Text{}, false
+		}
+	}
+	switch {
+	case f.Save != nil && f.Save.Handoff.Value != "":
+		return f.Save.Handoff, true
+	case f.Load != nil && f.Load.Handoff.Value != "":
+		return f.Load.Handoff, true
+	case f.Source.Name != "":
+		return Text{Value: f.Source.Name, Pos: f.Pos}, true
+	}
+	return Text{Value: f.Name, Pos: f.Pos}, true
+}
+
+// handoffs checks that somebody saves what is loaded.
+func (c *checker) handoffs() {
+	saved := map[string]bool{} // true: by an enabled flow
+	for _, flow := range c.set.Flows {
+		for _, step := range flow.Steps {
+			if f := c.set.Funcs[step.Function.Value]; f != nil && f.Mode == "Save" {
+				if h, ok := c.set.Handoff(f); ok {
+					saved[h.Value] = saved[h.Value] || flow.Enabled
+				}
+			}
+		}
+	}
+	for _, f := range c.funcs() {
+		if f.Mode != "Load" || !c.used[f.Name] {
+			continue
+		}
+		h, ok := c.set.Handoff(f)
+		if !ok || c.opts.GoFunctions[f.Name] {
+			continue
+		}
+		enabled, known := saved[h.Value]
+		switch {
+		case !known:
+			hint := didYouMean(h.Value, slices.Collect(maps.Keys(saved)))
+			if hint == "" {
+				hint = "no flow saves to a hand-off"
+			}
+			explicit := f.Load != nil && f.Load.Handoff.Value != ""
+			c.report(explicit && c.running[f.Name], h.Pos, codeNoHandoff, fmt.Sprintf("no flow saves hand-off %s, which function %s loads", quote(h.Value), quote(f.Name)), hint)
+		case !enabled && c.running[f.Name]:
+			c.report(false, h.Pos, codeNoHandoff, fmt.Sprintf("hand-off %s is saved by disabled flows only", quote(h.Value)), "")
+		}
+	}
+}
+
+// writer is a Save at a step.
+type writer struct {
+	flow *Flow
+	step *Step
+	f    *Func
+}
+
+func (w writer) fields() []Text {
+	if w.f.Save == nil {
+		return nil
+	}
+	return w.f.Save.Fields
+}
+
+func (w writer) shared() bool { return w.f.Save != nil && w.f.Save.Shared }
+
+// writers checks the single writer rule: a field of a hand-off or of a connector's key has one Save.
+func (c *checker) writers() {
+	targets := map[string][]writer{}
+	var order []string
+	for _, flow := range c.set.Flows {
+		if !flow.Enabled {
+			continue
+		}
+		for i := range flow.Steps {
+			f := c.set.Funcs[flow.Steps[i].Function.Value]
+			if f == nil || f.Mode != "Save" {
+				continue
+			}
+			target := ""
+			if h, ok := c.set.Handoff(f); ok {
+				target = "hand-off " + quote(h.Value)
+			} else if conn := c.set.Conns[f.Option.Conn.Value]; conn != nil {
+				target = "connector " + quote(conn.Name)
+				if conn.Key != "" { // two connectors to one place are one
+					target = fmt.Sprintf("key %s of %s %s", quote(conn.Key), conn.Type, quote(conn.Addrs))
+				}
+			}
+			if target == "" {
+				continue
+			}
+			if targets[target] == nil {
+				order = append(order, target)
+			}
+			targets[target] = append(targets[target], writer{flow, &flow.Steps[i], f})
+		}
+	}
+	for _, target := range order {
+		ws := targets[target]
+		for i := 1; i < len(ws); i++ {
+			for j := range i {
+				if c.clash(target, ws[j], ws[i]) {
+					break // one mistake for each Save that is too much
+				}
+			}
+		}
+	}
+}
+
+// clash reports the second of two writers where both may write a field.
+func (c *checker) clash(target string, a, b writer) bool {
+	field := ""
+	if af, bf := a.fields(), b.fields(); len(af) > 0 && len(bf) > 0 {
+		for _, x := range af {
+			if slices.ContainsFunc(bf, func(y Text) bool { return x.Value == y.Value }) {
+				field = " field " + quote(x.Value)
+				break
+			}
+		}
+		if field == "" {
+			return false
+		}
+	}
+	if a.shared() && b.shared() {
+		return false
+	}
+	hint := fmt.Sprintf("step %s of flow %s at %s writes it already; name different save.fields, or say save.shared: true in both", quote(a.step.Name), quote(a.flow.Name), a.step.Function.Pos)
+	message := fmt.Sprintf("flow %s is a second writer of%s %s", quote(b.flow.Name), field, target)
+	if a.flow == b.flow {
+		message = fmt.Sprintf("step %s is a second writer of%s %s", quote(b.step.Name), field, target)
+	}
+	if strings.HasPrefix(target, "hand-off") || a.f.Save != nil || b.f.Save != nil {
+		c.report(true, b.step.Function.Pos, codeWriters, message, hint)
+		return true
+	}
+	// Neither says what it writes: Go code may keep them apart, as files of the original KisFlow do.
+	c.report(false, b.step.Function.Pos, codeMayWrite, strings.Replace(message, " is a ", " may be a ", 1), hint)
+	return true
+}

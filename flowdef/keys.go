@@ -1,0 +1,170 @@
+package flowdef
+
+import (
+	"slices"
+	"strings"
+)
+
+// Key describes one key of a definition.
+type Key struct {
+	Kind    string // func, flow, conn, global
+	Path    string // where it stands: source.must, flows[].as; NAME stands for any name
+	Type    string
+	Default string // "" if it has none
+	Doc     string
+	Old     string // an older spelling that is read as well
+}
+
+// Keys returns all keys of all kinds, in the order of the reference.
+func Keys() []Key { return append([]Key(nil), keys...) }
+
+// Types of keys. The reference explains them.
+const (
+	typeText     = "text"
+	typeName     = "name"
+	typeInt      = "number"
+	typeBool     = "true or false"
+	typeDuration = "duration"
+	typeSize     = "size"
+	typeSubject  = "subject"
+	typeExpr     = "expression"
+	typeTexts    = "list of texts"
+	typeParams   = "mapping of texts"
+	typeMapping  = "mapping"
+	typeList     = "list"
+)
+
+var keys = []Key{
+	{Kind: "flow", Path: "kistype", Type: "flow", Doc: "The kind of the definition."},
+	{Kind: "flow", Path: "status", Type: typeInt, Default: "0", Doc: "1 enables the flow, 0 disables it. Missing means disabled, with a warning."},
+	{Kind: "flow", Path: "flow_name", Old: "flow_id", Type: typeName, Doc: "The flow's name, any Unicode text, unique among flows. Required."},
+	{Kind: "flow", Path: "entry", Type: "mapping, list or subject", Doc: "How events come in: one entry, a list of entries, or just a subject. Without an entry the flow is fed by Go code, by the API, by `kisctl publish --flow NAME`, or by a Load."},
+	{Kind: "flow", Path: "entry.subject", Type: typeSubject, Doc: "The NATS subject to read; `*` stands for one word, `>` at the end for the rest. Required."},
+	{Kind: "flow", Path: "entry.from", Type: "beginning or now", Default: "beginning", Doc: "Where a new flow starts in the stream."},
+	{Kind: "flow", Path: "entry.allow_lossy", Type: typeBool, Default: "false", Doc: "Accepts a stream whose limits may discard unread events."},
+	{Kind: "flow", Path: "entry.stream", Type: typeMapping, Doc: "Settings of the stream that kisnode creates where none captures the subject yet."},
+	{Kind: "flow", Path: "entry.stream.name", Type: typeName, Default: "made from the subject", Doc: "The stream's name: without blanks, dots, `*`, `>` and slashes."},
+	{Kind: "flow", Path: "entry.stream.retention", Type: typeDuration, Default: "for ever", Doc: "How long the stream keeps events."},
+	{Kind: "flow", Path: "entry.stream.size", Type: typeSize, Default: "no limit", Doc: "How large the stream may become; a full one refuses new events."},
+	{Kind: "flow", Path: "outputs", Type: typeMapping, Doc: "Settings of output streams that kisnode creates for the flow."},
+	{Kind: "flow", Path: "outputs.name", Type: typeName, Default: "made from the subject", Doc: "As entry.stream.name."},
+	{Kind: "flow", Path: "outputs.retention", Type: typeDuration, Default: "for ever", Doc: "As entry.stream.retention."},
+	{Kind: "flow", Path: "outputs.size", Type: typeSize, Default: "no limit", Doc: "As entry.stream.size."},
+	{Kind: "flow", Path: "flows", Type: typeList, Doc: "The steps in their order."},
+	{Kind: "flow", Path: "flows.fname", Old: "fid", Type: typeName, Doc: "The step's function. Required."},
+	{Kind: "flow", Path: "flows.as", Type: typeName, Default: "the function's name; the second time name#2, and so on", Doc: "The step's name. State is kept under it: a step that keeps its name keeps its state."},
+	{Kind: "flow", Path: "flows.params", Type: typeParams, Doc: "Parameters of this step; they win over the function's option.default_params, key by key."},
+
+	{Kind: "func", Path: "kistype", Type: "func", Doc: "The kind of the definition."},
+	{Kind: "func", Path: "fname", Old: "fid", Type: typeName, Doc: "The function's name, any Unicode text, unique among functions. Required."},
+	{Kind: "func", Path: "fmode", Type: "Verify, Save, Load, Calculate or Expand", Doc: "What the function does. Required."},
+	{Kind: "func", Path: "source", Type: typeMapping, Doc: "What the function reads."},
+	{Kind: "func", Path: "source.name", Type: typeText, Doc: "A name for the rows; a Save or Load without save.handoff and load.handoff uses it as the hand-off's."},
+	{Kind: "func", Path: "source.must", Type: typeTexts, Doc: "The fields that every row must have. Their values are the key: rows of one key are handled in order and share state."},
+	{Kind: "func", Path: "option", Type: typeMapping, Doc: "Settings of the function."},
+	{Kind: "func", Path: "option.cname", Old: "cid", Type: typeName, Doc: "The connector of a Save or Load. Without one it is NATS: a hand-off between flows."},
+	{Kind: "func", Path: "option.retry_times", Type: typeInt, Default: "0", Doc: "How often a row is tried again after a passing fault."},
+	{Kind: "func", Path: "option.retry_duration", Old: "return_duration", Type: "number of ms, or duration", Default: "0", Doc: "The wait before each retry."},
+	{Kind: "func", Path: "option.default_params", Type: typeParams, Doc: "Parameters; a flow's params win over them, key by key."},
+	{Kind: "func", Path: "on_error", Type: "dead_letter, stop or park_key", Default: "dead_letter", Doc: "What becomes of a row that fails for good: it is set aside as a dead letter, it stops its partition, or it holds up its key."},
+	{Kind: "func", Path: "verify", Type: typeList, Doc: "The rules of a Verify, tried in their order. Without them it checks source.must alone."},
+	{Kind: "func", Path: "verify.rule", Type: typeExpr, Doc: "True for a good row. Required."},
+	{Kind: "func", Path: "verify.reason", Type: typeText, Default: "the rule", Doc: "What the dead letter says."},
+	{Kind: "func", Path: "verify.else", Type: "dead_letter or drop", Default: "dead_letter", Doc: "What becomes of a row that breaks the rule."},
+	{Kind: "func", Path: "calculate", Type: typeMapping, Doc: "The body of a Calculate."},
+	{Kind: "func", Path: "calculate.when", Type: typeExpr, Doc: "Rows for which it is false pass unchanged and leave the state alone."},
+	{Kind: "func", Path: "calculate.state", Type: typeMapping, Doc: "The fields of the key's state, by name."},
+	{Kind: "func", Path: "calculate.state.NAME.init", Type: typeExpr, Default: "0", Doc: "The field's value before the first row; it cannot use row, state or meta."},
+	{Kind: "func", Path: "calculate.state.NAME.set", Type: typeExpr, Doc: "The field's value after a row. All of them see the state as it was before the row. Required."},
+	{Kind: "func", Path: "calculate.emit", Type: "mapping of expressions", Default: "the row itself", Doc: "The fields of the row that goes on. They see the state after the row."},
+	{Kind: "func", Path: "expand", Type: typeMapping, Doc: "The body of an Expand."},
+	{Kind: "func", Path: "expand.subject", Type: "subject, may hold {field}", Doc: "Where the row goes; {field} is the row's value there. Required."},
+	{Kind: "func", Path: "expand.emit", Type: "mapping of expressions", Default: "the row itself", Doc: "The fields of what is sent."},
+	{Kind: "func", Path: "expand.pack", Type: typeBool, Default: "false", Doc: "Sends several rows in one message, one a line (NDJSON)."},
+	{Kind: "func", Path: "expand.when", Type: typeExpr, Doc: "Only rows for which it is true are sent."},
+	{Kind: "func", Path: "save", Type: typeMapping, Doc: "The body of a Save."},
+	{Kind: "func", Path: "save.handoff", Type: typeName, Default: "source.name, else fname", Doc: "The name under which other flows load the rows."},
+	{Kind: "func", Path: "save.retention", Type: typeDuration, Default: "7d", Doc: "How long rows are kept at least. Rows that a registered Load has not read yet are kept longer."},
+	{Kind: "func", Path: "save.size", Type: typeSize, Default: "no limit", Doc: "How large the hand-off may become; a full one pauses the saving flow."},
+	{Kind: "func", Path: "save.fields", Type: typeTexts, Default: "all", Doc: "The fields that this Save writes; flows that write different fields do not disturb each other."},
+	{Kind: "func", Path: "save.shared", Type: typeBool, Default: "false", Doc: "Allows several flows to write the same fields. All of their Saves must say it."},
+	{Kind: "func", Path: "load", Type: typeMapping, Doc: "The body of a Load."},
+	{Kind: "func", Path: "load.handoff", Type: typeName, Default: "source.name, else fname", Doc: "The hand-off whose rows join the flow at this step."},
+	{Kind: "func", Path: "load.from", Type: "beginning or now", Default: "beginning", Doc: "Where a new Load starts in the hand-off."},
+
+	{Kind: "conn", Path: "kistype", Type: "conn", Doc: "The kind of the definition."},
+	{Kind: "conn", Path: "cname", Old: "cid", Type: typeName, Doc: "The connector's name, any Unicode text, unique among connectors. Required."},
+	{Kind: "conn", Path: "addrs", Type: typeText, Doc: "Addresses, joined by commas."},
+	{Kind: "conn", Path: "type", Type: typeText, Doc: "What it connects to: nats, redis, mysql, kafka, tidb, es, or a name that a Go connector knows."},
+	{Kind: "conn", Path: "key", Type: typeText, Doc: "Table, topic, or prefix of keys."},
+	{Kind: "conn", Path: "params", Type: typeParams, Doc: "Further settings of the connector."},
+	{Kind: "conn", Path: "load", Type: typeTexts, Doc: "Functions that load through it. For the reader only: what counts is option.cname of the function."},
+	{Kind: "conn", Path: "save", Type: typeTexts, Doc: "Functions that save through it. For the reader only."},
+	{Kind: "conn", Path: "flow", Type: typeTexts, Doc: "Flows that use it. For the reader only; written by early versions."},
+
+	{Kind: "global", Path: "kistype", Type: "global", Doc: "The kind of the definition."},
+	{Kind: "global", Path: "prometheus_enable", Type: typeBool, Default: "false", Doc: "Counts what the flows do."},
+	{Kind: "global", Path: "prometheus_listen", Type: typeBool, Default: "false", Doc: "Serves the metrics on an address of their own, with prometheus_enable."},
+	{Kind: "global", Path: "prometheus_serve", Type: typeText, Doc: "That address, for example 0.0.0.0:20004."},
+	{Kind: "global", Path: "data", Type: typeText, Doc: "The data folder."},
+	{Kind: "global", Path: "flows", Type: typeTexts, Doc: "Files and folders with definitions, as a list or one path."},
+	{Kind: "global", Path: "nats", Type: typeText, Default: "the embedded server", Doc: "URL of an outside NATS."},
+	{Kind: "global", Path: "nats_listen", Type: typeText, Default: "127.0.0.1:4222", Doc: "Address of the embedded NATS."},
+	{Kind: "global", Path: "listen", Type: typeText, Default: "127.0.0.1:7070", Doc: "Address of the API, of health and of the metrics."},
+	{Kind: "global", Path: "durability", Type: "power or process", Default: "power", Doc: "What an acknowledged event survives: a power cut, or the end of the process."},
+	{Kind: "global", Path: "log_format", Type: "text or json", Default: "text", Doc: "How log lines are written."},
+	{Kind: "global", Path: "log_level", Type: "debug, info, warn or error", Default: "info", Doc: "The least level that is logged."},
+	{Kind: "global", Path: "state_cache", Type: typeSize, Default: "256MiB", Doc: "Key state that is kept in memory."},
+}
+
+// kinds are the kinds of definitions.
+var kinds = []string{"func", "flow", "conn", "global"}
+
+// findKey returns the key at a path of a kind, by its name or its older spelling.
+func findKey(kind, parent, name string) *Key {
+	for i := range keys {
+		k := &keys[i]
+		if k.Kind != kind || k.parent() != parent {
+			continue
+		}
+		if k.name() == name || k.Old != "" && k.Old == name {
+			return k
+		}
+	}
+	return nil
+}
+
+// keysAt returns the names of the keys below a path of a kind.
+func keysAt(kind, parent string) []string {
+	var names []string
+	for _, k := range keys {
+		if k.Kind == kind && k.parent() == parent {
+			names = append(names, k.name())
+		}
+	}
+	return names
+}
+
+// kindsOf returns where else a key of that name stands, for a hint.
+func (k Key) parent() string {
+	if i := strings.LastIndexByte(k.Path, '.'); i >= 0 {
+		return k.Path[:i]
+	}
+	return ""
+}
+
+func (k Key) name() string { return k.Path[strings.LastIndexByte(k.Path, '.')+1:] }
+
+// elsewhere returns the path of a key of that name at another place of the kind, if there is just one.
+func elsewhere(kind, parent, name string) string {
+	var found []string
+	for _, k := range keys {
+		if k.Kind == kind && k.parent() != parent && (k.name() == name || k.Old == name && name != "") {
+			found = append(found, k.Path)
+		}
+	}
+	if len(slices.Compact(found)) == 1 {
+		return found[0]
+	}
+	return ""
+}

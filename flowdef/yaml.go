@@ -1,0 +1,416 @@
+package flowdef
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// What is read at most. A definition is some hundred values; these bounds keep hostile files cheap.
+const (
+	maxFile      = 4 << 20 // bytes of a file
+	maxDepth     = 64      // values in one another
+	maxTokens    = 20_000  // words and signs of one document
+	maxValues    = 20_000  // values of one document, with what stands behind its aliases
+	maxDocuments = 2_000   // documents of one file
+	maxName      = 200     // bytes of a name
+	maxMistakes  = 1_000   // mistakes that one file is told
+)
+
+type kind int
+
+const (
+	scalarNode kind = iota
+	mapNode
+	listNode
+)
+
+// scalarType is what a plainly written scalar means.
+type scalarType int
+
+const (
+	stringScalar scalarType = iota
+	nullScalar
+	boolScalar
+	intScalar
+	floatScalar
+)
+
+// node is one value of a document. An alias shares the node of its anchor.
+type node struct {
+	kind   kind
+	pos    Pos // of its first character, quote included
+	typ    scalarType
+	text   string  // a scalar's text, as written
+	raw    *scalar // how a scalar is written; nil for keys made up by the parser
+	fields []field // of a map
+	items  []*node // of a list
+
+	size, height int  // values in it, levels below it
+	open         bool // its anchor is still being read
+}
+
+type field struct {
+	name string
+	key  *node
+	val  *node
+}
+
+func (n *node) isNull() bool { return n == nil || n.kind == scalarNode && n.typ == nullScalar }
+
+func (n *node) asText() Text {
+	t := Text{Value: n.text, Pos: n.pos, raw: n.raw}
+	if n.raw != nil {
+		t.Pos = n.raw.start()
+	}
+	return t
+}
+
+// what names a node's type for a message.
+func (n *node) what() string {
+	switch n.kind {
+	case mapNode:
+		return "a mapping"
+	case listNode:
+		return "a list"
+	}
+	switch n.typ {
+	case nullScalar:
+		return "nothing"
+	case boolScalar:
+		return "the truth value " + n.text
+	case intScalar, floatScalar:
+		return "the number " + n.text
+	}
+	return "the text " + quote(n.text)
+}
+
+// reader makes nodes of one document.
+type reader struct {
+	src      *source
+	first    int // lines of the file before the document
+	anchors  map[string]*node
+	mistakes *Mistakes
+	budget   int
+}
+
+// readDocument parses one document; nil if it cannot be read or is empty.
+func readDocument(src *source, d document, mistakes *Mistakes) (root *node) {
+	r := &reader{src: src, first: d.first, anchors: map[string]*node{}, mistakes: mistakes, budget: maxValues}
+	defer func() {
+		if p := recover(); p != nil { // the parser's own fault; the file is refused all the same
+			r.report(r.src.pos(d.first+1, 1), codeSyntax, "the document cannot be read as YAML", "")
+			root = nil
+		}
+	}()
+	tokens := lexer.Tokenize(d.text)
+	if !r.bounded(tokens) {
+		return nil
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		r.syntax(err)
+		return nil
+	}
+	for _, doc := range file.Docs {
+		if doc.Body == nil || doc.Body.Type() == ast.DirectiveType || doc.Body.Type() == ast.CommentType {
+			continue
+		}
+		if root != nil {
+			r.report(r.place(doc.Body.GetToken()), codeSyntax, "a second value in one document", "put --- on a line of its own before it")
+			return nil
+		}
+		root = r.read(doc.Body, 0)
+		if root == nil {
+			return nil
+		}
+	}
+	return root
+}
+
+func (r *reader) report(pos Pos, code, message, hint string) {
+	*r.mistakes = append(*r.mistakes, NewMistake(pos, code, message, hint))
+}
+
+func (r *reader) place(t *token.Token) Pos {
+	if t == nil || t.Position == nil {
+		return r.src.pos(r.first+1, 1)
+	}
+	line := min(t.Position.Line+r.first, len(r.src.lines))
+	return r.src.pos(line, t.Position.Column)
+}
+
+// bounded checks the size of a document and how deep its values stand in one another, before the parser
+// follows them.
+func (r *reader) bounded(tokens token.Tokens) bool {
+	if len(tokens) > maxTokens {
+		r.report(r.place(tokens[maxTokens]), codeLimit, fmt.Sprintf("the document has more than %d words and signs", maxTokens), "put its definitions into documents of their own")
+		return false
+	}
+	flow := 0
+	var columns []int // of the blocks around the token
+	line := 0
+	for _, t := range tokens {
+		switch t.Type {
+		case token.SequenceStartType, token.MappingStartType:
+			flow++
+		case token.SequenceEndType, token.MappingEndType:
+			flow = max(0, flow-1)
+		}
+		if flow == 0 && t.Position != nil && t.Type != token.CommentType {
+			first := t.Position.Line != line
+			line = t.Position.Line
+			if first || t.Type == token.SequenceEntryType || t.Type == token.MappingKeyType {
+				for len(columns) > 0 && columns[len(columns)-1] >= t.Position.Column {
+					columns = columns[:len(columns)-1]
+				}
+				columns = append(columns, t.Position.Column)
+			}
+		}
+		if flow+len(columns) > maxDepth {
+			r.report(r.place(t), codeLimit, fmt.Sprintf("values stand more than %d deep in one another", maxDepth), "")
+			return false
+		}
+	}
+	return true
+}
+
+func (r *reader) syntax(err error) {
+	var se *yaml.SyntaxError
+	if !errors.As(err, &se) {
+		r.report(r.src.pos(r.first+1, 1), codeSyntax, "not YAML: "+firstLine(err.Error()), "")
+		return
+	}
+	pos := r.place(se.Token)
+	message, hint := "not YAML: "+firstLine(se.Message), ""
+	line := r.src.line(pos.Line)
+	switch {
+	case strings.HasPrefix(strings.TrimLeft(line, " "), "\t"):
+		r.report(r.src.pos(pos.Line, strings.IndexByte(line, '\t')+1), codeTab, "a tab indents the line", "indent with blanks")
+		return
+	case strings.Contains(se.Message, "mapping value is not allowed"):
+		hint = "put a text that holds ': ' in quotes"
+	case strings.Contains(se.Message, "reserved character"):
+		hint = "put the text in quotes"
+	}
+	r.report(pos, codeSyntax, message, hint)
+}
+
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(s, "\n")
+	if s == "" {
+		return "it cannot be read"
+	}
+	return s
+}
+
+// read makes a node, or nil after a mistake that makes the document useless.
+func (r *reader) read(n ast.Node, depth int) *node {
+	if depth > maxDepth {
+		r.report(r.place(n.GetToken()), codeLimit, fmt.Sprintf("values stand more than %d deep in one another", maxDepth), "")
+		return nil
+	}
+	out := &node{pos: r.place(n.GetToken()), size: 1}
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		out.kind = mapNode
+		return r.fields(out, n.Values, depth)
+	case *ast.MappingValueNode:
+		out.kind = mapNode
+		return r.fields(out, []*ast.MappingValueNode{n}, depth)
+	case *ast.SequenceNode:
+		out.kind = listNode
+		for _, v := range n.Values {
+			item := r.readValue(v, n.GetToken(), depth+1)
+			if item == nil {
+				return nil
+			}
+			out.items = append(out.items, item)
+			if !r.grow(out, item) {
+				return nil
+			}
+		}
+		return out
+	case *ast.AnchorNode:
+		return r.anchor(n, depth)
+	case *ast.AliasNode:
+		return r.alias(n, depth)
+	case *ast.TagNode:
+		return r.tag(n, depth)
+	case *ast.LiteralNode:
+		out.text = n.Value.Value
+		s := literal
+		if strings.HasPrefix(n.Start.Value, ">") {
+			s = folded
+		}
+		out.raw = &scalar{src: r.src, line: out.pos.Line, column: out.pos.Column, style: s}
+		return out
+	case *ast.NullNode, *ast.BoolNode, *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode, *ast.StringNode, *ast.MergeKeyNode:
+		return r.scalar(out, n.GetToken())
+	case *ast.MappingKeyNode:
+		return r.read(n.Value, depth)
+	case *ast.CommentGroupNode, *ast.CommentNode:
+		out.typ = nullScalar
+		return out
+	}
+	r.report(out.pos, codeSyntax, fmt.Sprintf("not YAML that definitions may use: %s", strings.ToLower(n.Type().YAMLName())), "")
+	return nil
+}
+
+// readValue reads a value that the parser may have left out.
+func (r *reader) readValue(n ast.Node, at *token.Token, depth int) *node {
+	if n == nil {
+		return &node{pos: r.place(at), typ: nullScalar, size: 1}
+	}
+	return r.read(n, depth)
+}
+
+// grow adds a value to its container's size, and checks what the document comes to.
+func (r *reader) grow(out, in *node) bool {
+	out.size += in.size
+	out.height = max(out.height, in.height+1)
+	if out.size > maxValues {
+		r.report(in.pos, codeLimit, fmt.Sprintf("the document comes to more than %d values, with those behind its aliases", maxValues), "")
+		return false
+	}
+	return true
+}
+
+func (r *reader) scalar(out *node, t *token.Token) *node {
+	out.text = t.Value
+	out.raw = &scalar{src: r.src, line: out.pos.Line, column: out.pos.Column}
+	switch t.Type {
+	case token.SingleQuoteType:
+		out.raw.style = singleQuoted
+	case token.DoubleQuoteType:
+		out.raw.style = doubleQuoted
+	case token.NullType, token.ImplicitNullType:
+		out.typ, out.raw = nullScalar, nil
+		if t.Type == token.ImplicitNullType {
+			out.text = ""
+		}
+	case token.BoolType:
+		out.typ = boolScalar
+	case token.IntegerType, token.BinaryIntegerType, token.OctetIntegerType, token.HexIntegerType:
+		out.typ = intScalar
+	case token.FloatType, token.InfinityType, token.NanType:
+		out.typ = floatScalar
+	}
+	return out
+}
+
+func (r *reader) fields(out *node, values []*ast.MappingValueNode, depth int) *node {
+	if len(values) > 0 {
+		out.pos = r.place(values[0].Key.GetToken())
+	}
+	type merge struct {
+		at    Pos
+		value *node
+	}
+	var merges []merge
+	seen := map[string]Pos{}
+	for _, mv := range values {
+		val := r.readValue(mv.Value, mv.GetToken(), depth+1)
+		if val == nil || !r.grow(out, val) {
+			return nil
+		}
+		if mv.Key.IsMergeKey() {
+			merges = append(merges, merge{at: r.place(mv.Key.GetToken()), value: val})
+			continue
+		}
+		key := r.read(mv.Key, depth+1)
+		if key == nil {
+			return nil
+		}
+		if key.kind != scalarNode {
+			r.report(key.pos, codeSyntax, "a key is "+key.what(), "keys are names")
+			continue
+		}
+		if first, twice := seen[key.text]; twice {
+			r.report(key.pos, codeTwiceKey, fmt.Sprintf("key %s stands here a second time", quote(key.text)), fmt.Sprintf("the first is in line %d", first.Line))
+			continue
+		}
+		seen[key.text] = key.pos
+		out.fields = append(out.fields, field{name: key.text, key: key, val: val})
+	}
+	for _, m := range merges {
+		list := []*node{m.value}
+		if m.value.kind == listNode {
+			list = m.value.items
+		}
+		for _, from := range list {
+			if from.kind != mapNode {
+				r.report(m.at, codeType, "<< merges "+from.what(), "it takes an alias of a mapping")
+				continue
+			}
+			for _, f := range from.fields {
+				if _, there := seen[f.name]; !there {
+					seen[f.name] = f.key.pos
+					out.fields = append(out.fields, f)
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (r *reader) anchor(n *ast.AnchorNode, depth int) *node {
+	name := n.Name.GetToken().Value
+	r.anchors[name] = &node{open: true}
+	v := r.readValue(n.Value, n.GetToken(), depth)
+	if v == nil {
+		return nil
+	}
+	r.anchors[name] = v
+	return v
+}
+
+func (r *reader) alias(n *ast.AliasNode, depth int) *node {
+	name := n.Value.GetToken().Value
+	pos := r.place(n.GetToken())
+	v := r.anchors[name]
+	switch {
+	case v == nil:
+		known := make([]string, 0, len(r.anchors))
+		for k := range r.anchors {
+			known = append(known, k)
+		}
+		r.report(pos, codeAlias, fmt.Sprintf("alias *%s has no anchor before it in this document", name), didYouMean(name, known))
+		return nil
+	case v.open:
+		r.report(pos, codeAlias, fmt.Sprintf("alias *%s stands inside of its own anchor", name), "")
+		return nil
+	case depth+v.height > maxDepth:
+		r.report(pos, codeLimit, fmt.Sprintf("values stand more than %d deep in one another", maxDepth), "")
+		return nil
+	}
+	return v
+}
+
+func (r *reader) tag(n *ast.TagNode, depth int) *node {
+	tag := n.GetToken().Value
+	v := r.readValue(n.Value, n.GetToken(), depth)
+	if v == nil {
+		return nil
+	}
+	switch tag {
+	case "!!str":
+		if v.kind == scalarNode {
+			c := *v
+			c.typ = stringScalar
+			return &c
+		}
+	case "!!int", "!!float", "!!bool", "!!null", "!!map", "!!seq", "!":
+		return v
+	default:
+		r.report(r.place(n.GetToken()), codeTag, fmt.Sprintf("tag %s is not known in definitions", quote(tag)), "leave it out")
+		return nil
+	}
+	return v
+}
