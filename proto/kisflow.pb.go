@@ -753,6 +753,7 @@ type Envelope struct {
 	Subjects      []string               `protobuf:"bytes,8,rep,name=subjects,proto3" json:"subjects,omitempty"`
 	Rows          [][]byte               `protobuf:"bytes,9,rep,name=rows,proto3" json:"rows,omitempty"`              // JSON objects
 	Identities    []*Identity            `protobuf:"bytes,10,rep,name=identities,proto3" json:"identities,omitempty"` // of the events that the rows come from, index by index
+	Steps         []string               `protobuf:"bytes,11,rep,name=steps,proto3" json:"steps,omitempty"`           // at which rows go on, referred to by index; empty for a Save
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -857,6 +858,13 @@ func (x *Envelope) GetIdentities() []*Identity {
 	return nil
 }
 
+func (x *Envelope) GetSteps() []string {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
 // Identity is where a row comes from and where it is to go on.
 type Identity struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -865,7 +873,7 @@ type Identity struct {
 	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Index         uint32                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"` // of the event in its message
 	Time          int64                  `protobuf:"varint,5,opt,name=time,proto3" json:"time,omitempty"`   // when the entry stream stored it, unix nanoseconds
-	Step          uint32                 `protobuf:"varint,6,opt,name=step,proto3" json:"step,omitempty"`   // index of the step in its stage at which the row goes on
+	Step          uint32                 `protobuf:"varint,6,opt,name=step,proto3" json:"step,omitempty"`   // index in Envelope.steps
 	Jumps         uint32                 `protobuf:"varint,7,opt,name=jumps,proto3" json:"jumps,omitempty"` // backward jumps so far
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -967,7 +975,6 @@ type DeadLetter struct {
 	EventTime     int64                  `protobuf:"varint,12,opt,name=event_time,json=eventTime,proto3" json:"event_time,omitempty"` // when the entry stream stored the event, unix nanoseconds
 	Time          int64                  `protobuf:"varint,13,opt,name=time,proto3" json:"time,omitempty"`                            // of the commit that set it aside
 	Attempts      uint32                 `protobuf:"varint,14,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	StepIndex     uint32                 `protobuf:"varint,15,opt,name=step_index,json=stepIndex,proto3" json:"step_index,omitempty"` // in its stage
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1096,13 +1103,6 @@ func (x *DeadLetter) GetTime() int64 {
 func (x *DeadLetter) GetAttempts() uint32 {
 	if x != nil {
 		return x.Attempts
-	}
-	return 0
-}
-
-func (x *DeadLetter) GetStepIndex() uint32 {
-	if x != nil {
-		return x.StepIndex
 	}
 	return 0
 }
@@ -1355,7 +1355,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"\tlog_bytes\x18\x0f \x01(\x04R\blogBytes\x12\x12\n" +
 	"\x04time\x18\x10 \x01(\x03R\x04time\x12!\n" +
 	"\fdead_letters\x18\x11 \x01(\x04R\vdeadLetters\x12\x1b\n" +
-	"\tlog_first\x18\x12 \x01(\x04R\blogFirst\"\xab\x02\n" +
+	"\tlog_first\x18\x12 \x01(\x04R\blogFirst\"\xc1\x02\n" +
 	"\bEnvelope\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x16\n" +
 	"\x06sender\x18\x02 \x01(\tR\x06sender\x12\x16\n" +
@@ -1369,7 +1369,8 @@ const file_kisflow_proto_rawDesc = "" +
 	"\n" +
 	"identities\x18\n" +
 	" \x03(\v2\x11.kisflow.IdentityR\n" +
-	"identities\"\xac\x01\n" +
+	"identities\x12\x14\n" +
+	"\x05steps\x18\v \x03(\tR\x05steps\"\xac\x01\n" +
 	"\bIdentity\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\rR\x06stream\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\rR\asubject\x12\x1a\n" +
@@ -1377,7 +1378,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"\x05index\x18\x04 \x01(\rR\x05index\x12\x12\n" +
 	"\x04time\x18\x05 \x01(\x03R\x04time\x12\x12\n" +
 	"\x04step\x18\x06 \x01(\rR\x04step\x12\x14\n" +
-	"\x05jumps\x18\a \x01(\rR\x05jumps\"\x8a\x03\n" +
+	"\x05jumps\x18\a \x01(\rR\x05jumps\"\xeb\x02\n" +
 	"\n" +
 	"DeadLetter\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x1a\n" +
@@ -1395,9 +1396,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"\n" +
 	"event_time\x18\f \x01(\x03R\teventTime\x12\x12\n" +
 	"\x04time\x18\r \x01(\x03R\x04time\x12\x1a\n" +
-	"\battempts\x18\x0e \x01(\rR\battempts\x12\x1d\n" +
-	"\n" +
-	"step_index\x18\x0f \x01(\rR\tstepIndex\"\xfa\x01\n" +
+	"\battempts\x18\x0e \x01(\rR\battempts\"\xfa\x01\n" +
 	"\aPending\x12\x10\n" +
 	"\x03row\x18\x01 \x01(\fR\x03row\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x18\n" +

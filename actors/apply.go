@@ -1,0 +1,515 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/proto"
+)
+
+// work is what one batch comes to, before it is committed. It is used again for the next batch.
+type work struct {
+	now       time.Time
+	items     []*Item
+	positions []*proto.Position
+	order     int // of the item being applied: its outputs leave in its turn
+	piled     bool
+	piles     [][]piled // rows that wait for a Batch function, by step
+
+	dirty     []*instance
+	keys      [][]byte
+	values    [][]byte
+	dead      uint32
+	rows      int
+	dropped   int
+	outs      []out
+	envelopes []*envelope
+	packs     []*pack
+	bytes     []byte // of payloads; free again once the batch is settled
+}
+
+// out is one output message.
+type out struct {
+	order   int
+	target  *target
+	subject string
+	payload []byte
+}
+
+// piled is a row that waits for the rest of its batch.
+type piled struct {
+	row   *kis.Row
+	meta  *kis.Meta
+	jumps int
+	order int
+	key   string
+}
+
+// begin readies the partition's work for a new batch.
+func (p *Partition) begin() *work {
+	w := &p.w
+	*w = work{now: p.ports.Clock.Now(), items: w.items[:0], positions: w.positions[:0], piles: w.piles,
+		dirty: w.dirty[:0], keys: w.keys[:0], values: w.values[:0], outs: w.outs[:0],
+		envelopes: w.envelopes[:0], packs: w.packs[:0], bytes: w.bytes[:0]}
+	if len(w.piles) != len(p.steps) {
+		w.piles = make([][]piled, len(p.steps))
+	}
+	return w
+}
+
+// advance notes that a chunk is part of the batch and returns the sequence up to which its input has been
+// counted before.
+func (w *work) advance(p *Partition, c *Chunk) (at uint64, err error) {
+	in := &p.flow.Inputs[c.Input]
+	pos := findPosition(w.positions, in.Stream)
+	if pos == nil {
+		pos = &proto.Position{Input: in.Stream, Created: in.Created, Sequence: p.Sequence(c.Input)}
+		w.positions = append(w.positions, pos)
+	}
+	at = pos.Sequence
+	if c.After > at {
+		return 0, fmt.Errorf("%w: partition %s has read %s up to %d, and is handed what follows %d", ErrInput, p.name, in.Stream, at, c.After)
+	}
+	pos.Sequence = max(at, c.To)
+	return at, nil
+}
+
+// origin checks the number of an envelope against the last one of its sender (P1).
+func (w *work) origin(p *Partition, input int, it *Item) (repeat bool, err error) {
+	pos := findPosition(w.positions, p.flow.Inputs[input].Stream)
+	last, known := uint64(0), false
+	for _, o := range pos.Origins {
+		if o.Sender == it.Sender {
+			last, known = o.Number, true
+		}
+	}
+	if !known {
+		if q := p.position(input); q != nil {
+			for _, o := range q.Origins {
+				if o.Sender == it.Sender {
+					last, known = o.Number, true
+				}
+			}
+		}
+	}
+	switch {
+	case known && it.Number < last, known && it.Number == last && !w.sameEnvelope(it):
+		return true, nil
+	case known && it.Number > last+1:
+		return false, fmt.Errorf("%w: partition %s: hand-off from %s goes from number %d to %d", ErrInput, p.name, it.Sender, last, it.Number)
+	}
+	setOrigin(pos, it.Sender, it.Number)
+	return false, nil
+}
+
+// sameEnvelope tells whether the row before in this batch came in the same envelope.
+func (w *work) sameEnvelope(it *Item) bool {
+	if len(w.items) == 0 {
+		return false
+	}
+	b := w.items[len(w.items)-1]
+	return b.Sequence == it.Sequence && b.Sender == it.Sender
+}
+
+// apply hands the batch's rows to their instances, in order. A row goes through all steps before the next one
+// starts, so results do not depend on how rows are batched; only at a Batch function the rows wait for one
+// another, and what comes of them is put back into the order of the rows that caused it.
+func (p *Partition) apply(ctx context.Context, w *work) error {
+	for i, it := range w.items {
+		w.order = i
+		w.rows++
+		if it.Row == nil {
+			p.malformed(w, it)
+			continue
+		}
+		if err := p.walk(ctx, w, it.Row, it.Meta, it.Step, it.Jumps); err != nil {
+			return err
+		}
+	}
+	return p.unpile(ctx, w)
+}
+
+// unpile calls the Batch functions for which rows wait, the first step first, until none waits.
+func (p *Partition) unpile(ctx context.Context, w *work) error {
+	for rounds := 0; w.piled; rounds++ {
+		if rounds > len(p.steps)*(kis.MaxJumps+1) {
+			panic("actors: partition " + p.name + ": jumps without a bound")
+		}
+		w.piled = false
+		for i := range p.steps {
+			rows := w.piles[i]
+			if len(rows) == 0 {
+				continue
+			}
+			w.piles[i] = nil
+			if err := p.callPile(ctx, w, &p.steps[i], rows); err != nil {
+				return err
+			}
+		}
+	}
+	slices.SortStableFunc(w.outs, func(a, b out) int { return a.order - b.order })
+	return nil
+}
+
+// walk takes a row from a step on to where it ends or leaves the partition.
+func (p *Partition) walk(ctx context.Context, w *work, row *kis.Row, meta *kis.Meta, i, jumps int) error {
+	for i < len(p.steps) {
+		s := &p.steps[i]
+		var buf [96]byte
+		var key []byte
+		if s.keyed {
+			var err error
+			if key, err = kis.AppendKey(buf[:0], row, s.Must); err != nil {
+				p.setAside(w, s, row, meta, err, 0)
+				return nil
+			}
+			slot := slotOf(key)
+			to := partitionOf(slot, p.opt.Partitions)
+			if !s.here || to != p.number {
+				p.handOff(w, s, to, row, meta, jumps)
+				return nil
+			}
+			if p.pending.rows > 0 && p.pending.waits(i, key) {
+				p.pend(w, s, key, row, meta, jumps, 0, 0, nil)
+				return nil
+			}
+		}
+		if s.traits.Batch {
+			w.piled = true
+			w.piles[i] = append(w.piles[i], piled{row, meta, jumps, w.order, string(key)})
+			return nil
+		}
+		c, release := s.borrow()
+		c.Rows, c.Metas = append(c.Rows[:0], row), append(c.Metas[:0], meta)
+		err := p.call(ctx, w, s, c, key)
+		if err != nil {
+			release()
+			return p.refused(w, s, key, row, meta, jumps, 0, err)
+		}
+		next, err := p.after(ctx, w, s, c, meta, &jumps)
+		if err != nil || next.row == nil {
+			release()
+			return err
+		}
+		row, i = next.row, next.step
+		release()
+	}
+	return nil
+}
+
+// borrow lends out the step's call, or a new one where that is in use further up (after a jump backwards).
+func (s *step) borrow() (*kis.Call, func()) {
+	if s.busy {
+		return new(kis.Call), func() {}
+	}
+	s.busy = true
+	s.call.Reset()
+	return &s.call, s.release
+}
+
+func (s *step) release() { s.busy = false }
+
+// hop is where a row goes on.
+type hop struct {
+	row  *kis.Row
+	step int
+}
+
+// after does what a call asked for: sends, saves, and takes every emitted row on, but for a single one, which
+// it returns for the caller to take on.
+func (p *Partition) after(ctx context.Context, w *work, s *step, c *kis.Call, meta *kis.Meta, jumps *int) (hop, error) {
+	if c.Control == kis.Abort {
+		return hop{}, nil
+	}
+	for i := range c.Sent {
+		if c.Sent[i].Cause == 0 { // Batch: the caller picks by cause
+			p.sendRow(w, s, c.Sent[i].Subject, c.Sent[i].Row, meta)
+		}
+	}
+	next := s.index + 1
+	emitted := c.Emitted
+	switch c.Control {
+	case kis.Reuse:
+		emitted = []kis.Emission{{Row: c.Rows[0]}}
+	case kis.ForceNext:
+		if len(emitted) == 0 {
+			emitted = []kis.Emission{{Row: kis.NewRow(c.Key.Fields()...)}}
+		}
+	case kis.Jump:
+		to := p.stepNamed(c.Target)
+		if to < 0 {
+			p.setAside(w, s, c.Rows[0], meta, fmt.Errorf("jump to %q: the flow has no such step", c.Target), 0)
+			return hop{}, nil
+		}
+		if next = to; to <= s.index {
+			if *jumps++; *jumps > kis.MaxJumps {
+				p.setAside(w, s, c.Rows[0], meta, fmt.Errorf("jumped backwards more than %d times", kis.MaxJumps), 0)
+				return hop{}, nil
+			}
+		}
+		if len(emitted) == 0 {
+			emitted = []kis.Emission{{Row: c.Rows[0]}}
+		}
+	}
+	s.meter.out(len(emitted))
+	if s.Save != "" {
+		for _, e := range emitted {
+			p.saveRow(w, s, e.Row, meta)
+		}
+	}
+	switch len(emitted) {
+	case 0:
+		return hop{}, nil
+	case 1:
+		return hop{emitted[0].Row, next}, nil
+	}
+	if next >= len(p.steps) {
+		return hop{}, nil
+	}
+	for _, e := range slices.Clone(emitted) {
+		if err := p.walk(ctx, w, e.Row, meta, next, *jumps); err != nil {
+			return hop{}, err
+		}
+	}
+	return hop{}, nil
+}
+
+func (p *Partition) stepNamed(name string) int {
+	for i := range p.steps {
+		if p.steps[i].Name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// call runs a step's function on the rows of one key.
+func (p *Partition) call(ctx context.Context, w *work, s *step, c *kis.Call, key []byte) error {
+	c.Context, c.Now, c.Revision = ctx, w.now, p.flow.Revision
+	if !s.traits.Stateful {
+		if s.keyed {
+			k, err := kis.KeyFromCanonical(s.Must, string(key))
+			if err != nil {
+				return err
+			}
+			c.Key = k
+		}
+		return s.handle(p.ports.Clock, c)
+	}
+	in, err := p.instance(s, key)
+	if err != nil {
+		return err
+	}
+	c.Key, c.State = in.key, in.state
+	if err := s.handle(p.ports.Clock, c); err != nil {
+		return err
+	}
+	in.state = c.State
+	in.sequence = c.Metas[len(c.Metas)-1].Sequence
+	if !in.dirty {
+		in.dirty = true
+		w.dirty = append(w.dirty, in)
+	}
+	return nil
+}
+
+// handle calls the runner. A runner answers for the panics of handlers; what panics here is the engine's own
+// or a runner's, and the state cannot be trusted: the partition stops.
+func (s *step) handle(clock Clock, c *kis.Call) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			if isCrash(r) {
+				panic(r)
+			}
+			err = &brokenError{fmt.Errorf("step %s: %s broke: %w\n%s", s.Name, s.Function.Name(), &kis.PanicError{Value: r}, debug.Stack())}
+		}
+	}()
+	if !s.meter.call(len(c.Rows)) {
+		return s.runner.Handle(c)
+	}
+	start := clock.Now()
+	err = s.runner.Handle(c)
+	s.meter.observe(s.meter.Flow, s.Name, s.meter.Function, s.meter.Mode, clock.Now().Sub(start).Seconds())
+	return err
+}
+
+// brokenError stops the partition whatever the policy.
+type brokenError struct{ error }
+
+// Crash is what a simulation panics with where its process is to die; nothing recovers from it.
+type Crash struct{ Point string }
+
+func isCrash(r any) bool { _, ok := r.(Crash); return ok }
+
+// callPile calls a Batch function, once for each key in the order of their first rows. If a call is refused,
+// its rows are tried one by one, so that only the bad ones are set aside.
+func (p *Partition) callPile(ctx context.Context, w *work, s *step, rows []piled) error {
+	byKey := make(map[string][]piled, len(rows))
+	var keys []string
+	for _, r := range rows {
+		if _, ok := byKey[r.key]; !ok {
+			keys = append(keys, r.key)
+		}
+		byKey[r.key] = append(byKey[r.key], r)
+	}
+	for _, k := range keys {
+		rows := byKey[k]
+		err := p.callRows(ctx, w, s, k, rows)
+		if err == nil {
+			continue
+		}
+		if len(rows) == 1 {
+			w.order = rows[0].order
+			if err := p.refused(w, s, []byte(k), rows[0].row, rows[0].meta, rows[0].jumps, 0, err); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, r := range rows {
+			if p.pending.rows > 0 && s.keyed && p.pending.waits(s.index, []byte(k)) {
+				p.pend(w, s, []byte(k), r.row, r.meta, r.jumps, 0, 0, nil)
+				continue
+			}
+			if err := p.callRows(ctx, w, s, k, []piled{r}); err != nil {
+				w.order = r.order
+				if err := p.refused(w, s, []byte(k), r.row, r.meta, r.jumps, 0, err); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// errAfter marks an error that came after a call had succeeded: it is the partition's.
+type errAfter struct{ error }
+
+func (p *Partition) callRows(ctx context.Context, w *work, s *step, key string, rows []piled) error {
+	c := new(kis.Call)
+	for _, r := range rows {
+		c.Rows, c.Metas = append(c.Rows, r.row), append(c.Metas, r.meta)
+	}
+	if err := p.call(ctx, w, s, c, []byte(key)); err != nil {
+		return err
+	}
+	for i, r := range rows { // what each row caused, in its turn
+		one := kis.Call{Key: c.Key, Rows: []*kis.Row{r.row}, Metas: []*kis.Meta{r.meta}, Control: c.Control, Target: c.Target}
+		for _, e := range c.Emitted {
+			if min(max(e.Cause, 0), len(rows)-1) == i {
+				one.Emitted = append(one.Emitted, kis.Emission{Row: e.Row})
+			}
+		}
+		for _, e := range c.Sent {
+			if min(max(e.Cause, 0), len(rows)-1) == i {
+				one.Sent = append(one.Sent, kis.Sending{Subject: e.Subject, Row: e.Row})
+			}
+		}
+		w.order = r.order
+		jumps := r.jumps
+		next, err := p.after(ctx, w, s, &one, r.meta, &jumps)
+		if err == nil && next.row != nil {
+			err = p.walk(ctx, w, next.row, r.meta, next.step, jumps)
+		}
+		if err != nil {
+			return errAfter{err}
+		}
+	}
+	return nil
+}
+
+// refused does with a row what its function's error and the step's policy ask for. A returned error stops the
+// partition before the batch.
+func (p *Partition) refused(w *work, s *step, key []byte, row *kis.Row, meta *kis.Meta, jumps, attempts int, err error) error {
+	s.meter.refuse()
+	var broken *brokenError
+	var late errAfter
+	if errors.As(err, &broken) || errors.As(err, &late) {
+		return err
+	}
+	if errors.Is(err, errStore) {
+		return err
+	}
+	switch kis.VerdictOf(err) {
+	case kis.VerdictStop:
+		return fmt.Errorf("%w: step %s: %w (event %s)", ErrStopped, s.Name, err, eventName(meta))
+	case kis.VerdictDrop:
+		w.dropped++
+		s.meter.drop()
+		return nil
+	case kis.VerdictRetry:
+		if attempts < s.RetryTimes {
+			p.pend(w, s, key, row, meta, jumps, attempts+1, w.now.Add(s.RetryDelay).UnixNano(), err)
+			return nil
+		}
+		err = fmt.Errorf("after %d retries: %w", attempts, err)
+	}
+	switch s.OnError {
+	case StopPartition:
+		return fmt.Errorf("%w: step %s has on_error: stop: %w (event %s)", ErrStopped, s.Name, err, eventName(meta))
+	case ParkKey:
+		p.pend(w, s, key, row, meta, jumps, attempts, parked, err)
+		return nil
+	}
+	p.setAside(w, s, row, meta, err, attempts)
+	return nil
+}
+
+func eventName(m *kis.Meta) string { return fmt.Sprintf("%s %d.%d", m.Stream, m.Sequence, m.Index) }
+
+// malformed sets aside bytes that are no row.
+func (p *Partition) malformed(w *work, it *Item) {
+	p.dead(w, &proto.DeadLetter{Reason: it.Err.Error(), Data: it.Bad, Malformed: true}, it.Meta)
+}
+
+// setAside makes a row a dead letter.
+func (p *Partition) setAside(w *work, s *step, row *kis.Row, meta *kis.Meta, err error, attempts int) {
+	d := &proto.DeadLetter{Step: s.Name, Function: s.Function.Name(), Reason: err.Error(),
+		Data: row.AppendJSON(nil), Attempts: uint32(attempts)}
+	var pe *kis.PanicError
+	if errors.As(err, &pe) {
+		d.Stack = pe.Stack
+	}
+	s.meter.setAside()
+	p.dead(w, d, meta)
+}
+
+func (p *Partition) dead(w *work, d *proto.DeadLetter, meta *kis.Meta) {
+	d.Revision, d.Time = p.flow.Revision, w.now.UnixNano()
+	d.Stream, d.Subject, d.Sequence, d.Index, d.EventTime = meta.Stream, meta.Subject, meta.Sequence, meta.Index, meta.Time.UnixNano()
+	v, err := d.MarshalVT()
+	if err != nil {
+		panic("actors: dead letter: " + err.Error())
+	}
+	w.keys = append(w.keys, appendDeadKey(nil, p.meta.Number+1, w.dead))
+	w.values = append(w.values, v)
+	w.dead++
+}
+
+// sendRow puts a row into the outbox of one of the step's output streams.
+func (p *Partition) sendRow(w *work, s *step, subject string, row *kis.Row, meta *kis.Meta) {
+	for i := range s.Outputs {
+		o := &s.Outputs[i]
+		if !covers(o.Subject, subject) {
+			continue
+		}
+		payload := w.payload(row)
+		if len(payload) > p.ports.Streams.MaxMessage()-1024 {
+			p.setAside(w, s, row, meta, fmt.Errorf("the output of %d bytes is larger than a message may be", len(payload)), 0)
+			return
+		}
+		t := p.target(o.Stream, o.Stream, o.Fenced)
+		if s.Pack {
+			p.packRow(w, t, subject, payload)
+			return
+		}
+		w.outs = append(w.outs, out{w.order, t, subject, payload})
+		s.meter.send()
+		return
+	}
+	p.setAside(w, s, row, meta, fmt.Errorf("subject %q is not one that the step declares", subject), 0)
+}

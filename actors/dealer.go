@@ -1,0 +1,407 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/proto"
+	"github.com/kisflow/kisflow/transport"
+)
+
+// Dealt is where a dealer's rows go: the partitions of one stage, or for hand-offs of all of them.
+type Dealt interface {
+	// Deliver hands a chunk to a partition; it waits while the partition's queue is full. A partition that
+	// has stopped takes it and lets it go.
+	Deliver(ctx context.Context, stage string, number int, c *Chunk) error
+}
+
+// Dealer reads one input for all partitions of a node and deals its rows out by key (P6). It does no work of
+// its own: what it deals is decided by the messages alone, so reading again from an earlier place deals the
+// same rows to the same partitions.
+type Dealer struct {
+	flow       *Flow
+	input      int
+	partitions int
+	to         Dealt
+	key        []string // of the first step with a key, if it may be taken at the entry
+	stage      string
+
+	parser  kis.Parser
+	hands   []*hand
+	byName  map[string]*hand // hand-offs: by receiver
+	senders map[string]uint64
+	keybuf  []byte
+}
+
+// hand is what the dealer holds for one partition.
+type hand struct {
+	stage  string
+	number int
+	chunk  *Chunk
+	after  uint64 // all up to here was delivered or did not concern it
+}
+
+// entryStage returns the key fields of the stage in which the rows of an input start: those of the first step
+// with a key, if all steps before it keep the fields, else none.
+func entryStage(f *Flow, step int) []string {
+	for i := step; i < len(f.Steps); i++ {
+		s := &f.Steps[i]
+		if len(s.Must) > 0 {
+			return s.Must
+		}
+		if !s.Function.Traits().KeepsKey {
+			return nil
+		}
+	}
+	return nil
+}
+
+// Stages returns the key fields of the stages that a flow needs, each once: those of its steps with a key,
+// and none where the rows of an input start without one.
+func (f *Flow) Stages() [][]string {
+	var all [][]string
+	seen := make(map[string]bool)
+	add := func(must []string) {
+		if n := stageName(must); !seen[n] {
+			seen[n] = true
+			all = append(all, must)
+		}
+	}
+	for i := range f.Inputs {
+		if f.Inputs[i].Kind != HandOff {
+			add(entryStage(f, f.Inputs[i].Step))
+		}
+	}
+	for i := range f.Steps {
+		if len(f.Steps[i].Must) > 0 {
+			add(f.Steps[i].Must)
+		}
+	}
+	if len(all) == 0 {
+		add(nil)
+	}
+	return all
+}
+
+// NewDealer makes the dealer of a flow's input.
+func NewDealer(f *Flow, input, partitions int, to Dealt) *Dealer {
+	in := &f.Inputs[input]
+	d := &Dealer{flow: f, input: input, partitions: partitions, to: to, senders: make(map[string]uint64)}
+	if in.Kind == HandOff {
+		d.byName = make(map[string]*hand)
+		for _, must := range f.Stages() {
+			for n := range partitions {
+				h := &hand{stage: stageName(must), number: n}
+				d.hands = append(d.hands, h)
+				d.byName[Token(h.stage)+"."+fmt.Sprint(n)] = h
+			}
+		}
+		return d
+	}
+	d.key = entryStage(f, in.Step)
+	d.stage = stageName(d.key)
+	for n := range partitions {
+		d.hands = append(d.hands, &hand{stage: d.stage, number: n})
+	}
+	return d
+}
+
+// Receivers calls f for every partition that the dealer deals to.
+func (d *Dealer) Receivers(f func(stage string, number int)) {
+	for _, h := range d.hands {
+		f(h.stage, h.number)
+	}
+}
+
+// Start sets the place from which on everything is dealt: the lowest position of its receivers.
+func (d *Dealer) Start(at uint64) {
+	for _, h := range d.hands {
+		h.after, h.chunk = at, nil
+	}
+}
+
+// Run reads until ctx ends or the input is not what it was.
+func (d *Dealer) Run(ctx context.Context, streams transport.Streams, from uint64) error {
+	d.Start(from)
+	in := &d.flow.Inputs[d.input]
+	r, err := streams.Read(ctx, in.Stream, transport.ReadOptions{From: from + 1, Subjects: in.Filter})
+	if err != nil {
+		return fmt.Errorf("input %s: %w", in.Stream, err)
+	}
+	defer r.Close()
+	idle := time.Now()
+	for {
+		ms, err := r.Next(ctx, 2000)
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("input %s: %w", in.Stream, err)
+		}
+		if err := d.Deal(ctx, ms); err != nil {
+			return err
+		}
+		if len(ms) > 0 && time.Since(idle) > idlePosition {
+			idle = time.Now()
+			if err := d.Idle(ctx, ms[len(ms)-1].Sequence); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// idlePosition is how often partitions without rows are told how far their input has moved.
+const idlePosition = 10 * time.Second
+
+// Idle tells the partitions that had no rows of late how far the input is read.
+func (d *Dealer) Idle(ctx context.Context, at uint64) error {
+	for _, h := range d.hands {
+		if h.chunk != nil || h.after >= at {
+			continue
+		}
+		c := &Chunk{Input: d.input, After: h.after, To: at}
+		h.after = at
+		if err := d.to.Deliver(ctx, h.stage, h.number, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Deal deals messages out and delivers what came of them.
+func (d *Dealer) Deal(ctx context.Context, ms []transport.Message) error {
+	if len(ms) == 0 {
+		return nil
+	}
+	in := &d.flow.Inputs[d.input]
+	metas := make([]kis.Meta, 0, len(ms))
+	for i := range ms {
+		m := &ms[i]
+		var err error
+		if in.Kind == Entry {
+			metas, err = d.entry(ctx, m, metas)
+		} else {
+			err = d.envelope(ctx, in, m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	last := ms[len(ms)-1].Sequence
+	for _, h := range d.hands {
+		if h.chunk != nil {
+			h.chunk.To = last // nothing between its last row and here concerns it
+			if err := d.flush(ctx, h); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (d *Dealer) flush(ctx context.Context, h *hand) error {
+	c := h.chunk
+	h.chunk, h.after = nil, c.To
+	return d.to.Deliver(ctx, h.stage, h.number, c)
+}
+
+// chunkRows is when a chunk is delivered although more of the same read are to come.
+const chunkRows = 500
+
+// put adds a row to a hand. A message whose rows would be split stays whole.
+func (d *Dealer) put(ctx context.Context, h *hand, it Item, size int) error {
+	if h.chunk != nil && len(h.chunk.Items) >= chunkRows && h.chunk.To < it.Sequence {
+		if err := d.flush(ctx, h); err != nil {
+			return err
+		}
+	}
+	if h.chunk == nil {
+		h.chunk = &Chunk{Input: d.input, After: h.after, Items: make([]Item, 0, 64)}
+	}
+	h.chunk.To = it.Sequence
+	h.chunk.Items = append(h.chunk.Items, it)
+	h.chunk.Bytes += size
+	return nil
+}
+
+// entry deals the events of a user's message.
+func (d *Dealer) entry(ctx context.Context, m *transport.Message, metas []kis.Meta) ([]kis.Meta, error) {
+	in := &d.flow.Inputs[d.input]
+	var fault error
+	d.parser.Split(m.Data, func(index uint32, row *kis.Row, bad []byte, err error) {
+		if fault != nil {
+			return
+		}
+		if len(metas) == cap(metas) {
+			metas = make([]kis.Meta, 0, 2*cap(metas)+1) // the old ones stay with their rows
+		}
+		metas = append(metas, kis.Meta{Stream: in.Stream, Subject: m.Subject, Sequence: m.Sequence, Index: index, Time: m.Time})
+		it := Item{Row: row, Bad: bad, Err: err, Meta: &metas[len(metas)-1], Sequence: m.Sequence, Step: in.Step}
+		size := 0
+		if index == 0 {
+			size = len(m.Data) // the rest of the message comes along
+		}
+		fault = d.put(ctx, d.hands[d.partition(row, m.Sequence)], it, size)
+	})
+	return metas, fault
+}
+
+// partition is the one that a row starts in. Rows without a readable key belong to the partition of the hash
+// of their stream and sequence.
+func (d *Dealer) partition(row *kis.Row, sequence uint64) int {
+	if row != nil && len(d.key) > 0 {
+		var err error
+		if d.keybuf, err = kis.AppendKey(d.keybuf[:0], row, d.key); err == nil {
+			return partitionOf(slotOf(d.keybuf), d.partitions)
+		}
+	}
+	d.keybuf = append(d.keybuf[:0], d.flow.Inputs[d.input].Stream...)
+	for i := range 8 {
+		d.keybuf = append(d.keybuf, byte(sequence>>(8*i)))
+	}
+	return partitionOf(slotOf(d.keybuf), d.partitions)
+}
+
+// envelope deals the rows of a hand-off.
+func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) error {
+	var e proto.Envelope
+	if err := e.UnmarshalVT(m.Data); err != nil || len(e.Rows) != len(e.Identities) {
+		return fmt.Errorf("%w: envelope %d of stream %s is damaged: %v", ErrInput, m.Sequence, in.Stream, err)
+	}
+	if e.Control != proto.Control_ROWS {
+		return nil
+	}
+	var to *hand
+	if in.Kind == HandOff {
+		rest := strings.TrimPrefix(m.Subject, "KISFLOW.hop."+Token(d.flow.Name)+".")
+		stage, rest, _ := strings.Cut(rest, ".")
+		number, _, _ := strings.Cut(rest, ".")
+		if to = d.byName[stage+"."+number]; to == nil {
+			return fmt.Errorf("%w: hand-off on %s is for no partition of the flow", ErrInput, m.Subject)
+		}
+	} else {
+		last, known := d.senders[m.Subject]
+		switch {
+		case known && e.Number <= last:
+			return nil // sent again by its owner's successor
+		case known && e.Number > last+1:
+			return fmt.Errorf("%w: hand-off on %s goes from number %d to %d", ErrInput, m.Subject, last, e.Number)
+		}
+		d.senders[m.Subject] = e.Number
+	}
+	for i, b := range e.Rows {
+		id := e.Identities[i]
+		if int(id.Stream) >= len(e.Streams) || int(id.Subject) >= len(e.Subjects) || in.Kind == HandOff && int(id.Step) >= len(e.Steps) {
+			return fmt.Errorf("%w: envelope %d of stream %s is damaged", ErrInput, m.Sequence, in.Stream)
+		}
+		meta := &kis.Meta{Stream: e.Streams[id.Stream], Subject: e.Subjects[id.Subject], Sequence: id.Sequence,
+			Index: id.Index, Time: time.Unix(0, id.Time).UTC()}
+		it := Item{Meta: meta, Sequence: m.Sequence, Step: in.Step, Sender: e.Sender, Number: e.Number}
+		row, err := d.parser.Parse(b)
+		if err != nil {
+			it.Bad, it.Err = b, err
+		} else {
+			it.Row = row
+		}
+		h := to
+		if h == nil {
+			h = d.hands[d.partition(row, m.Sequence)]
+		} else {
+			it.Jumps = int(id.Jumps)
+			if it.Step = d.step(&e, id); it.Step < 0 && it.Row != nil {
+				it.Row, it.Bad, it.Err = nil, b, errors.New("the step at which the row was to go on is not in the flow any more")
+			}
+		}
+		if err := d.put(ctx, h, it, len(b)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// step is the index of the step at which a row goes on, or -1.
+func (d *Dealer) step(e *proto.Envelope, id *proto.Identity) int {
+	for i := range d.flow.Steps {
+		if d.flow.Steps[i].Name == e.Steps[id.Step] {
+			return i
+		}
+	}
+	return -1
+}
+
+// CheckInput compares an input's stream with a position in it (P5).
+func CheckInput(in *Input, info transport.Info, position uint64) error {
+	switch {
+	case info.Created.UnixNano() != in.Created:
+		return fmt.Errorf("%w: stream %s was created %s, the flow read one of %s: it is another stream", ErrInput, in.Stream,
+			info.Created.UTC().Format(time.RFC3339), time.Unix(0, in.Created).UTC().Format(time.RFC3339))
+	case info.Last < position:
+		return fmt.Errorf("%w: stream %s ends at %d, the flow has read it up to %d: the stream went back", ErrInput, in.Stream, info.Last, position)
+	case info.First > position+1 && in.Kind == Entry:
+		return fmt.Errorf("%w: stream %s begins at %d, the flow has read it up to %d: %d messages are gone unread", ErrInput, in.Stream,
+			info.First, position, info.First-position-1)
+	}
+	return nil
+}
+
+// credit bounds what waits for a partition: who delivers waits while it is used up.
+type credit struct {
+	mu    sync.Mutex
+	free  sync.Cond
+	rows  int
+	limit int
+	gone  bool
+}
+
+func newCredit(limit int) *credit {
+	c := &credit{limit: limit}
+	c.free.L = &c.mu
+	return c
+}
+
+var errGone = errors.New("the partition has stopped")
+
+// take waits until there is room and takes it. A chunk larger than the limit goes in alone.
+func (c *credit) take(ctx context.Context, rows int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rows > 0 && c.rows+rows > c.limit && !c.gone {
+		stop := context.AfterFunc(ctx, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.free.Broadcast()
+		})
+		defer stop()
+		for c.rows > 0 && c.rows+rows > c.limit && !c.gone && ctx.Err() == nil {
+			c.free.Wait()
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if c.gone {
+		return errGone
+	}
+	c.rows += rows
+	return nil
+}
+
+func (c *credit) give(rows int) {
+	c.mu.Lock()
+	c.rows -= rows
+	c.mu.Unlock()
+	c.free.Broadcast()
+}
+
+// end lets nobody wait any more.
+func (c *credit) end() {
+	c.mu.Lock()
+	c.gone = true
+	c.mu.Unlock()
+	c.free.Broadcast()
+}

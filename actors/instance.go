@@ -1,0 +1,142 @@
+package actors
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/proto"
+)
+
+// errStore wraps what the store says: never a row's fault.
+var errStore = errors.New("store")
+
+// instance is a function instance, the virtual actor (flow, step, key), while it is in memory.
+type instance struct {
+	step     int
+	key      kis.Key
+	state    any
+	sequence uint64 // of the event that changed it last
+	revision uint64
+	time     int64
+	dirty    bool // in a batch that is not committed: it stays in memory until then
+	recent   bool // used since the clock's hand came by
+	bytes    int  // what it takes, about
+	id       string
+	slot     uint16
+}
+
+// instanceBytes is what an instance takes in memory beside its key and its state: the object, its entry in
+// the map, its place in the ring (measured by BenchmarkIdleKeys in bench).
+const instanceBytes = 320
+
+// cache holds the instances in memory. Beyond its limit those go that were not used since the hand's last
+// round (second chance).
+type cache struct {
+	limit int
+	bytes int
+	byID  map[string]*instance // by appendInstanceKey without its kind: slot, step, key
+	ring  []*instance
+	hand  int
+}
+
+// instance returns a step's instance for a key: from memory, or activated from the store.
+func (p *Partition) instance(s *step, key []byte) (*instance, error) {
+	var buf [160]byte
+	slot := slotOf(key)
+	storeKey := appendInstanceKey(buf[:0], stateKind, slot, s.Name, key)
+	if in := p.instances.byID[string(storeKey)]; in != nil {
+		in.recent = true
+		return in, nil
+	}
+	k, err := kis.KeyFromCanonical(s.Must, string(key))
+	if err != nil {
+		return nil, err
+	}
+	b, err := p.ports.Store.Get(storeKey)
+	if err != nil {
+		return nil, fmt.Errorf("%w: activate %s %s: %w", errStore, s.Name, k, err)
+	}
+	in := &instance{step: s.index, key: k, id: string(storeKey), slot: slot, recent: true}
+	var encoded []byte
+	if b != nil {
+		var v proto.Value
+		if err := proto.ParseValue(b, &v); err != nil {
+			return nil, fmt.Errorf("%w: activate %s %s: %w", errStore, s.Name, k, err)
+		}
+		encoded, in.sequence, in.revision, in.time = v.State, v.Sequence, v.Revision, v.Time
+	}
+	if in.state, err = s.runner.Activate(encoded); err != nil {
+		return nil, fmt.Errorf("activate from %.200s: %w", encoded, err)
+	}
+	in.bytes = instanceBytes + len(in.id) + len(encoded)
+	p.instances.add(in)
+	return in, nil
+}
+
+// encode writes a changed instance as the store is to hold it; no value means that the key has no state.
+func (in *instance) encode(p *Partition, w *work) (key, value []byte, err error) {
+	s := &p.steps[in.step]
+	in.revision, in.time = p.flow.Revision, w.now.UnixNano()
+	if cap(w.bytes)-len(w.bytes) < 1<<10 {
+		w.bytes = make([]byte, 0, max(64<<10, 2*cap(w.bytes)))
+	}
+	start := len(w.bytes)
+	w.bytes = append(w.bytes, in.id...)
+	key = w.bytes[start:len(w.bytes):len(w.bytes)]
+	p.encoded, err = s.runner.Encode(p.encoded[:0], in.state)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: step %s: encode the state of %s: %w", ErrStopped, s.Name, in.key, err)
+	}
+	if len(p.encoded) > 0 {
+		start = len(w.bytes)
+		w.bytes = proto.AppendValue(w.bytes, &proto.Value{State: p.encoded, Revision: in.revision, Sequence: in.sequence, Time: in.time})
+		value = w.bytes[start:len(w.bytes):len(w.bytes)]
+	}
+	p.instances.bytes -= in.bytes
+	in.bytes = instanceBytes + len(in.id) + len(p.encoded)
+	p.instances.bytes += in.bytes
+	return key, value, nil
+}
+
+// clean ends a committed batch's hold on its instances, and passivates idle ones beyond the limit.
+func (p *Partition) clean(w *work) {
+	for _, in := range w.dirty {
+		in.dirty = false
+	}
+	p.instances.shrink()
+	p.ports.Meter.instances(p.name, len(p.instances.ring), p.instances.bytes)
+}
+
+func (c *cache) add(in *instance) {
+	if c.byID == nil {
+		c.byID = make(map[string]*instance)
+	}
+	c.byID[in.id] = in
+	c.ring = append(c.ring, in)
+	c.bytes += in.bytes
+}
+
+// shrink moves the hand on until the limit holds or nothing else may go.
+func (c *cache) shrink() {
+	for looked := 0; c.bytes > c.limit && looked < 2*len(c.ring); looked++ {
+		if c.hand >= len(c.ring) {
+			c.hand = 0
+		}
+		in := c.ring[c.hand]
+		if in.dirty || in.recent {
+			in.recent = false
+			c.hand++
+			continue
+		}
+		last := len(c.ring) - 1
+		c.ring[c.hand], c.ring[last] = c.ring[last], nil
+		c.ring = c.ring[:last]
+		delete(c.byID, in.id)
+		c.bytes -= in.bytes
+		looked = 0
+	}
+}
+
+// clear passivates all: another revision activates them with its own runners.
+func (c *cache) clear() { *c = cache{limit: c.limit} }

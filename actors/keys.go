@@ -1,0 +1,73 @@
+package actors
+
+import (
+	"encoding/binary"
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/kisflow/kisflow/kis"
+)
+
+// The keys of a partition's store. The first byte is the kind; for what belongs to a function instance the
+// slot follows, so that a range of slots is a range of keys.
+const (
+	metaKey       = 'm' // proto.Meta
+	stateKind     = 's' // slot step key -> proto.Value
+	pendingKind   = 'p' // slot step key number -> proto.Pending
+	deadKind      = 'd' // commit ordinal -> proto.DeadLetter
+	reservedTimer = 't' // slot step key timer: kept free
+)
+
+// appendInstanceKey appends the store's key of a function instance.
+func appendInstanceKey(dst []byte, kind byte, slot uint16, step string, key []byte) []byte {
+	dst = append(dst, kind, byte(slot>>8), byte(slot))
+	dst = binary.AppendUvarint(dst, uint64(len(step)))
+	dst = append(dst, step...)
+	return append(dst, key...)
+}
+
+// parseInstanceKey is its inverse; the key still holds what was appended to it.
+func parseInstanceKey(b []byte) (step string, key []byte, err error) {
+	if len(b) < 4 {
+		return "", nil, errors.New("instance key too short")
+	}
+	n, w := binary.Uvarint(b[3:])
+	if w <= 0 || n > uint64(len(b)-3-w) {
+		return "", nil, errors.New("instance key damaged")
+	}
+	b = b[3+w:]
+	return string(b[:n]), b[n:], nil
+}
+
+func appendDeadKey(dst []byte, commit uint64, ordinal uint32) []byte {
+	dst = append(dst, deadKind)
+	dst = binary.BigEndian.AppendUint64(dst, commit)
+	return binary.BigEndian.AppendUint32(dst, ordinal)
+}
+
+// deadID is how people and the API name a dead letter: stage.partition.commit.ordinal.
+func deadID(stage string, number int, key []byte) string {
+	return Token(stage) + "." + strconv.Itoa(number) + "." +
+		strconv.FormatUint(binary.BigEndian.Uint64(key[1:]), 10) + "." +
+		strconv.FormatUint(uint64(binary.BigEndian.Uint32(key[9:])), 10)
+}
+
+// parseDeadID is its inverse: the partition's place and the store's key.
+func parseDeadID(id string) (stageToken string, number int, key []byte, err error) {
+	parts := strings.Split(id, ".")
+	bad := errors.New("dead letter id " + strconv.Quote(id) + ": want stage.partition.commit.ordinal")
+	if len(parts) != 4 {
+		return "", 0, nil, bad
+	}
+	number, err = strconv.Atoi(parts[1])
+	commit, err1 := strconv.ParseUint(parts[2], 10, 64)
+	ordinal, err2 := strconv.ParseUint(parts[3], 10, 32)
+	if err != nil || err1 != nil || err2 != nil {
+		return "", 0, nil, bad
+	}
+	return parts[0], number, appendDeadKey(nil, commit, uint32(ordinal)), nil
+}
+
+// slotOf is the slot of a key's canonical bytes.
+func slotOf(canonical []byte) uint16 { return kis.SlotOf(string(canonical)) }

@@ -1,0 +1,236 @@
+package actors
+
+import (
+	"fmt"
+
+	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/proto"
+)
+
+// envelopeBytes is when an envelope is full; one larger row has an envelope of its own.
+const envelopeBytes = 256 << 10
+
+// packRows and packBytes are when a packed message is full.
+const (
+	packRows  = 500
+	packBytes = 64 << 10
+)
+
+// target is where outputs go: an output stream, or the subject of a hand-off. Its numbers have no gaps.
+type target struct {
+	name    string // in records: the stream, or the subject of the hand-off
+	stream  string
+	handOff bool
+	fenced  bool   // outputs: the stream takes our fence
+	fence   uint64 // sequence of our fence message; 0: not written yet
+	written uint64 // last number given out
+	settled uint64 // last number known to be stored
+	at      uint64 // its sequence in the stream
+	known   bool   // settled and at have been compared with the stream since we own the partition
+	waiting []waiting
+}
+
+// waiting is an output that a record holds and its stream perhaps not.
+type waiting struct {
+	number  uint64
+	subject string
+	payload []byte
+}
+
+// target finds or makes the target of outputs to a stream.
+func (p *Partition) target(name, stream string, fenced bool) *target {
+	t := p.targets[name]
+	if t == nil {
+		t = &target{name: name, stream: stream, handOff: name != stream, fenced: fenced}
+		t.written, _ = mark(p.meta.Written, name)
+		t.settled, t.at = mark(p.meta.Settled, name)
+		p.targets[name] = t
+		p.targeted = append(p.targeted, t)
+	}
+	return t
+}
+
+// payload appends a row to the batch's bytes.
+func (w *work) payload(row *kis.Row) []byte {
+	if cap(w.bytes)-len(w.bytes) < 1<<10 {
+		w.bytes = make([]byte, 0, max(64<<10, 2*cap(w.bytes)))
+	}
+	start := len(w.bytes)
+	w.bytes = row.AppendJSON(w.bytes)
+	return w.bytes[start:len(w.bytes):len(w.bytes)]
+}
+
+// envelope is an envelope that is being filled.
+type envelope struct {
+	order   int
+	target  *target
+	subject string
+	bytes   int
+	message proto.Envelope
+}
+
+// handOff puts a row into the envelope for the partition that its key belongs to.
+func (p *Partition) handOff(w *work, s *step, to int, row *kis.Row, meta *kis.Meta, jumps int) {
+	subject := handOffSubject(p.flow.Name, s.stage, to, p.stage, p.number)
+	p.enclose(w, s, p.target(subject, HandOffStream(p.flow.Name), false), subject, row, meta, jumps)
+}
+
+// saveRow puts a row into the envelope of a Save's hand-off.
+func (p *Partition) saveRow(w *work, s *step, row *kis.Row, meta *kis.Meta) {
+	subject := saveSubject(s.Save, p.flow.Name, p.stage, p.number)
+	p.enclose(w, s, p.target(subject, SaveStream(s.Save), false), subject, row, meta, 0)
+}
+
+func (p *Partition) enclose(w *work, s *step, t *target, subject string, row *kis.Row, meta *kis.Meta, jumps int) {
+	b := w.payload(row)
+	if len(b) > p.ports.Streams.MaxMessage()-(2<<10) {
+		p.setAside(w, s, row, meta, fmt.Errorf("the row of %d bytes is larger than a message may be", len(b)), 0)
+		return
+	}
+	var e *envelope
+	for i := len(w.envelopes) - 1; i >= 0 && e == nil; i-- {
+		if w.envelopes[i].target == t {
+			e = w.envelopes[i]
+		}
+	}
+	if e == nil || e.bytes+len(b) > envelopeBytes {
+		e = &envelope{order: w.order, target: t, subject: subject}
+		e.message = proto.Envelope{Format: 1, Sender: p.sender(), Revision: p.flow.Revision, Time: w.now.UnixNano()}
+		w.envelopes = append(w.envelopes, e)
+	}
+	e.bytes += len(b)
+	m := &e.message
+	m.Rows = append(m.Rows, b)
+	m.Identities = append(m.Identities, &proto.Identity{
+		Stream: indexOf(&m.Streams, meta.Stream), Subject: indexOf(&m.Subjects, meta.Subject),
+		Sequence: meta.Sequence, Index: meta.Index, Time: meta.Time.UnixNano(), Step: indexOf(&m.Steps, s.Name), Jumps: uint32(jumps),
+	})
+}
+
+// sender is the partition as a sender of hand-offs: with its layout generation.
+func (p *Partition) sender() string { return p.name + "/" + generation }
+
+// indexOf returns a text's place in a list, which it joins if need be. Most envelopes hold one or a few.
+func indexOf(list *[]string, s string) uint32 {
+	for i := len(*list) - 1; i >= 0; i-- {
+		if (*list)[i] == s {
+			return uint32(i)
+		}
+	}
+	*list = append(*list, s)
+	return uint32(len(*list) - 1)
+}
+
+// pack is a packed message that is being filled.
+type pack struct {
+	order   int
+	target  *target
+	subject string
+	rows    int
+	lines   []byte
+}
+
+// packRow adds a row as a line to the message for its subject.
+func (p *Partition) packRow(w *work, t *target, subject string, row []byte) {
+	var k *pack
+	for i := len(w.packs) - 1; i >= 0 && k == nil; i-- {
+		if w.packs[i].target == t && w.packs[i].subject == subject {
+			k = w.packs[i]
+		}
+	}
+	if k == nil || k.rows >= packRows || len(k.lines)+len(row) >= packBytes {
+		k = &pack{order: w.order, target: t, subject: subject, lines: make([]byte, 0, 4<<10)}
+		w.packs = append(w.packs, k)
+	}
+	if k.rows > 0 {
+		k.lines = append(k.lines, '\n')
+	}
+	k.lines = append(k.lines, row...)
+	k.rows++
+}
+
+// record turns a batch into its commit record. It encodes the changed states, and gives the outputs their
+// numbers.
+func (p *Partition) record(w *work) (*proto.Record, error) {
+	r := &proto.Record{Format: 1, Kind: proto.Kind_COMMIT, Epoch: p.meta.Epoch, Number: p.meta.Number + 1,
+		Revision: p.flow.Revision, Time: w.now.UnixNano(), Positions: w.positions, Rows: uint64(w.rows)}
+	for _, in := range w.dirty {
+		k, v, err := in.encode(p, w)
+		if err != nil {
+			return nil, err
+		}
+		w.keys, w.values = append(w.keys, k), append(w.values, v)
+	}
+	r.Keys, r.Values = w.keys, w.values
+	for _, k := range w.packs {
+		w.outs = append(w.outs, out{k.order, k.target, k.subject, k.lines})
+		p.steps[0].meter.send()
+	}
+	for i := range w.outs {
+		o := &w.outs[i]
+		b := block(r, o.target)
+		switch {
+		case len(b.Subjects) == 0:
+			b.Subjects = append(b.Subjects, o.subject)
+		case len(b.Subjects) == 1 && o.subject != b.Subjects[0]:
+			for len(b.Subjects) < len(b.Payloads) {
+				b.Subjects = append(b.Subjects, b.Subjects[0])
+			}
+			b.Subjects = append(b.Subjects, o.subject)
+		case len(b.Subjects) > 1:
+			b.Subjects = append(b.Subjects, o.subject)
+		}
+		b.Payloads = append(b.Payloads, o.payload)
+	}
+	for _, e := range w.envelopes {
+		b := block(r, e.target)
+		e.message.Number = b.First + uint64(len(b.Payloads))
+		payload, err := e.message.MarshalVT()
+		if err != nil {
+			return nil, err
+		}
+		b.Payloads = append(b.Payloads, payload)
+	}
+	for _, t := range p.targeted {
+		if n, _ := mark(p.meta.Settled, t.name); t.settled > n {
+			r.Settled = append(r.Settled, &proto.Settled{Target: t.name, Number: t.settled, Sequence: t.at})
+		}
+	}
+	return r, nil
+}
+
+// block returns the record's outputs to a target.
+func block(r *proto.Record, t *target) *proto.Outputs {
+	for _, b := range r.Outputs {
+		if b.Target == t.name {
+			return b
+		}
+	}
+	b := &proto.Outputs{Target: t.name, First: t.written + 1}
+	r.Outputs = append(r.Outputs, b)
+	return b
+}
+
+// send hands a committed record's outputs to their targets; settle stores them.
+func (p *Partition) send(r *proto.Record, w *work) {
+	p.unwritten = false
+	for _, b := range r.Outputs {
+		p.enqueue(b)
+	}
+}
+
+// enqueue puts a block of outputs behind those that wait at its target.
+func (p *Partition) enqueue(b *proto.Outputs) {
+	t := p.targets[b.Target]
+	for i, payload := range b.Payloads {
+		subject := b.Target // a hand-off's target is its subject
+		if n := len(b.Subjects); n > 0 {
+			subject = b.Subjects[min(i, n-1)]
+		}
+		n := b.First + uint64(i)
+		t.written = max(t.written, n)
+		if n > t.settled {
+			t.waiting = append(t.waiting, waiting{n, subject, payload})
+		}
+	}
+}

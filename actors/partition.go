@@ -1,0 +1,496 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/proto"
+	"github.com/kisflow/kisflow/state"
+	"github.com/kisflow/kisflow/transport"
+)
+
+// What ends a partition's work; Restart tells whether placement may claim it again by itself.
+var (
+	// ErrFenced: another owner has written to the log.
+	ErrFenced = errors.New("another node owns the partition now")
+	// ErrStopped: a function or the on_error policy asked for it.
+	ErrStopped = errors.New("stopped by a function")
+	// ErrDamagedLog: a record of the log is not what was written.
+	ErrDamagedLog = errors.New("the partition log is damaged")
+	// ErrInput: an input is not the one that the position belongs to, or has lost messages (P5).
+	ErrInput = errors.New("the input does not fit the position")
+)
+
+// Clock is the engine's time: of commits, of retries, and for waiting.
+type Clock interface {
+	Now() time.Time
+	// Sleep waits, or returns ctx's error.
+	Sleep(ctx context.Context, d time.Duration) error
+}
+
+// Ports are what a partition works on.
+type Ports struct {
+	Streams transport.Streams
+	Objects transport.Objects
+	Store   state.Store
+	Clock   Clock
+	Logger  *slog.Logger
+	Meter   *Meter // never nil
+}
+
+// Options tune partitions. The zero value is ready to use.
+type Options struct {
+	// Partitions is the number of partitions of a stage. Default 8.
+	Partitions int
+	// BatchRows is the most rows that one commit covers. More raise throughput and the time that the first
+	// row of a batch waits. Default 1000.
+	BatchRows int
+	// BatchBytes is the most bytes of rows that one commit covers, but for a single larger message.
+	// Default 4 MiB.
+	BatchBytes int
+	// QueueRows is the most rows that wait for a partition; a full queue slows the input. Default 4000.
+	QueueRows int
+	// CacheBytes is what a partition's instances in memory may take; beyond it the idle ones are passivated.
+	// Default 32 MiB.
+	CacheBytes int
+	// PendingRows is the most rows that may wait at a partition's steps for a retry or behind one; beyond it
+	// the partition stops taking input until some are gone. Default 10000.
+	PendingRows int
+	// SnapshotBytes is how many bytes of records make a new snapshot worth its while; a partition whose
+	// snapshot is larger waits for as many bytes as that. Default 64 MiB.
+	SnapshotBytes uint64
+	// Owner is who writes, for people to read.
+	Owner string
+}
+
+func (o Options) withDefaults() Options {
+	set := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	set(&o.Partitions, DefaultPartitions)
+	set(&o.BatchRows, 1000)
+	set(&o.BatchBytes, 4<<20)
+	set(&o.QueueRows, 4000)
+	set(&o.CacheBytes, 32<<20)
+	set(&o.PendingRows, 10_000)
+	if o.SnapshotBytes == 0 {
+		o.SnapshotBytes = 64 << 20
+	}
+	return o
+}
+
+// Item is one event, or one row of an envelope, on its way into a partition.
+type Item struct {
+	Row      *kis.Row
+	Bad      []byte // the bytes that are no row; then Err says why
+	Err      error
+	Meta     *kis.Meta
+	Sequence uint64 // of the message in the input
+	Step     int    // where the row goes on
+	Jumps    int
+	Sender   string // of an envelope
+	Number   uint64
+}
+
+// Chunk is what a dealer has for a partition from one input: every row for it in the messages above After up
+// to To. A message is never split between chunks.
+type Chunk struct {
+	Input     int // index in Flow.Inputs
+	After, To uint64
+	Items     []Item
+	Bytes     int
+}
+
+// Partition is a share of a stage's keys: its state, its log, its outputs. One goroutine at a time uses it;
+// no field needs a lock. After any error from Open, Work or Tick it is to be closed, and only opening another
+// one goes on.
+type Partition struct {
+	flow   *Flow
+	stage  string
+	must   []string
+	number int
+	name   string
+	ports  Ports
+	opt    Options
+
+	steps     []step // all of the flow's, by index; those of other stages have no runner
+	stream    string // of the log
+	subject   string
+	owned     bool   // our epoch record is the log's: only then may anything leave
+	last      uint64 // sequence of our last record: what the next one expects
+	meta      proto.Meta
+	targets   map[string]*target
+	targeted  []*target // in the order of their first use
+	instances cache
+	encoded   []byte // scratch
+	pending   pendings
+
+	queue         []*Chunk
+	queuedRows    int
+	w             work
+	snapshotBytes uint64    // of the newest snapshot, about
+	unwritten     bool      // settled marks or positions that no record holds yet
+	moved         time.Time // when they changed
+}
+
+// step is a step as one partition runs it.
+type step struct {
+	*Step
+	index  int
+	stage  string
+	keyed  bool
+	here   bool // its rows with keys of this partition are applied here
+	runner kis.Runner
+	traits kis.Traits
+	call   kis.Call
+	busy   bool // its call is in use further up
+	meter  *StepMeter
+}
+
+// NewPartition makes a partition of a flow's stage; Open readies it.
+func NewPartition(f *Flow, must []string, number int, ports Ports, opt Options) (*Partition, error) {
+	opt = opt.withDefaults()
+	stage := stageName(must)
+	p := &Partition{
+		flow: f, stage: stage, must: must, number: number, name: PartitionName(f.Name, stage, number),
+		ports: ports, opt: opt,
+		stream: LogStream(f.Name), subject: logSubject(f.Name, stage, number),
+		targets: make(map[string]*target),
+	}
+	p.instances.limit = opt.CacheBytes
+	if err := p.bind(f); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// bind opens the runners of a flow's revision.
+func (p *Partition) bind(f *Flow) error {
+	steps := make([]step, len(f.Steps))
+	for i := range f.Steps {
+		s := &steps[i]
+		s.Step, s.index = &f.Steps[i], i
+		s.stage, s.keyed = stageName(s.Must), len(s.Must) > 0
+		s.here = !s.keyed || s.stage == p.stage
+		s.traits = s.Function.Traits()
+		s.meter = p.ports.Meter.step(f.Name, s.Step)
+		if s.traits.Stateful && !s.keyed {
+			return fmt.Errorf("flow %s: step %s: %s keeps state but has no must fields to key it by", f.Name, s.Name, s.Function.Name())
+		}
+		if !s.here {
+			continue
+		}
+		var err error
+		s.runner, err = s.Function.Open(kis.Step{Flow: f.Name, Name: s.Name, Function: s.Function.Name(),
+			Mode: s.Mode, Must: s.Must, Params: s.Params})
+		if err != nil {
+			return fmt.Errorf("flow %s: step %s: %w", f.Name, s.Name, err)
+		}
+	}
+	p.flow, p.steps = f, steps
+	return nil
+}
+
+// Name is the partition's name: flow/stage/number.
+func (p *Partition) Name() string { return p.name }
+
+// Sequence is how far the partition has read an input, and whether it has read it at all.
+func (p *Partition) Sequence(input int) uint64 {
+	if pos := p.position(input); pos != nil {
+		return pos.Sequence
+	}
+	return p.flow.Inputs[input].Start
+}
+
+func (p *Partition) position(input int) *proto.Position {
+	for _, pos := range p.meta.Positions {
+		if pos.Input == p.flow.Inputs[input].Stream {
+			return pos
+		}
+	}
+	return nil
+}
+
+// Offer queues a chunk; Work takes it up.
+func (p *Partition) Offer(c *Chunk) {
+	p.queue = append(p.queue, c)
+	p.queuedRows += len(c.Items)
+}
+
+// Queued is how many chunks wait.
+func (p *Partition) Queued() int { return len(p.queue) }
+
+// Work takes one batch through its whole life. It returns how many rows of chunks it took from the queue.
+func (p *Partition) Work(ctx context.Context) (int, error) {
+	w, taken, err := p.fetch()
+	if err != nil || w == nil {
+		return taken, err
+	}
+	start := p.ports.Clock.Now()
+	if err := p.apply(ctx, w); err != nil { // only computes: what is to happen stays data until the log has it
+		return taken, err
+	}
+	if err := p.finish(ctx, w); err != nil {
+		return taken, err
+	}
+	p.ports.Meter.batch(p.flow.Name, w, start, p.ports.Clock.Now())
+	return taken, nil
+}
+
+// finish commits, installs and settles what a batch has come to.
+func (p *Partition) finish(ctx context.Context, w *work) error {
+	r, err := p.record(w)
+	if err != nil {
+		return err
+	}
+	seq, size, err := p.commit(ctx, r) // the fence: refused means that we own it no more
+	if err != nil {
+		return fmt.Errorf("partition %s: commit %d: %w", p.name, r.Number, err)
+	}
+	if err := p.install(r, seq, size); err != nil { // from here on a crash repeats only this and the next line
+		return fmt.Errorf("partition %s: install commit %d: %w", p.name, r.Number, err)
+	}
+	p.clean(w)
+	p.send(r, w)
+	if err := p.settle(ctx); err != nil {
+		return fmt.Errorf("partition %s: settle commit %d: %w", p.name, r.Number, err)
+	}
+	return nil
+}
+
+// fetch takes chunks from the queue for one batch and drops what their positions cover already.
+func (p *Partition) fetch() (*work, int, error) {
+	if len(p.queue) == 0 {
+		return nil, 0, nil
+	}
+	w := p.begin()
+	rows, bytes, taken := 0, 0, 0
+	for len(p.queue) > 0 {
+		c := p.queue[0]
+		if rows > 0 && (rows+len(c.Items) > p.opt.BatchRows || bytes+c.Bytes > p.opt.BatchBytes) {
+			break
+		}
+		at, err := w.advance(p, c)
+		if err != nil {
+			return nil, taken, err
+		}
+		p.queue[0], p.queue = nil, p.queue[1:]
+		taken += len(c.Items)
+		for i := range c.Items {
+			it := &c.Items[i]
+			if it.Sequence <= at {
+				continue // counted before
+			}
+			if it.Sender != "" && p.flow.Inputs[c.Input].Kind == HandOff {
+				repeat, err := w.origin(p, c.Input, it)
+				if err != nil {
+					return nil, taken, err
+				}
+				if repeat {
+					continue
+				}
+			}
+			w.items = append(w.items, it)
+			rows++
+		}
+		bytes += c.Bytes
+	}
+	if len(p.queue) == 0 {
+		p.queue = nil
+	}
+	p.queuedRows -= taken
+	return w, taken, nil
+}
+
+// commit writes one record. A time-out is settled by sending the same bytes again with the same expectation
+// until they are acknowledged or refused, and a refusal by reading the log's last record (P7).
+func (p *Partition) commit(ctx context.Context, r *proto.Record) (sequence uint64, size int, err error) {
+	b := proto.Seal(r)
+	for try := 0; ; try++ {
+		sequence, err = p.append(ctx, b)
+		switch {
+		case err == nil:
+			p.last = sequence
+			return sequence, len(b), nil
+		case errors.Is(err, transport.ErrFenced):
+			last, hash, rerr := p.lastRecord(ctx)
+			if rerr != nil {
+				err = rerr
+				break
+			}
+			if hash == r.Hash && last > p.last {
+				p.last = last
+				return last, len(b), nil
+			}
+			p.owned = false
+			return 0, 0, fmt.Errorf("%w: its log stands at %d, ours ends at %d", ErrFenced, last, p.last)
+		case errors.Is(err, transport.ErrTooLarge), errors.Is(err, transport.ErrNotFound):
+			return 0, 0, err
+		}
+		if err := p.retry(ctx, try, "write to the log", err); err != nil {
+			return 0, 0, err
+		}
+	}
+}
+
+// retry waits before another try at something that failed for a passing reason, and says so now and then.
+func (p *Partition) retry(ctx context.Context, try int, what string, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w (last: %w)", what, ctx.Err(), err)
+	}
+	if try == 3 || try%50 == 49 {
+		p.ports.Logger.Warn("waiting: "+what, "partition", p.name, "tries", try+1, "error", err)
+	}
+	d := min(10*time.Millisecond<<min(try, 7), time.Second)
+	if serr := p.ports.Clock.Sleep(ctx, d); serr != nil {
+		return fmt.Errorf("%s: %w (last: %w)", what, serr, err)
+	}
+	return nil
+}
+
+// install makes a committed record part of the store and of what the partition knows.
+func (p *Partition) install(r *proto.Record, sequence uint64, size int) error {
+	p.absorb(r, sequence, size)
+	changes := make([]state.Change, 0, len(r.Keys)+1)
+	for i, k := range r.Keys {
+		v := r.Values[i]
+		if len(v) == 0 {
+			v = nil
+		}
+		changes = append(changes, state.Change{Key: k, Value: v})
+	}
+	m, err := p.meta.MarshalVT()
+	if err != nil {
+		return err
+	}
+	changes = append(changes, state.Change{Key: []byte{metaKey}, Value: m})
+	return p.ports.Store.Install(changes)
+}
+
+// absorb takes over what a record says about positions, outputs and the partition itself.
+func (p *Partition) absorb(r *proto.Record, sequence uint64, size int) {
+	m := &p.meta
+	m.Format, m.Partition = 1, p.name
+	m.Sequence, m.Epoch, m.Number, m.Revision, m.Time = sequence, r.Epoch, r.Number, r.Revision, r.Time
+	m.LogBytes += uint64(size)
+	for _, q := range r.Positions {
+		pos := findPosition(m.Positions, q.Input)
+		if pos == nil || pos.Created != q.Created {
+			if pos == nil {
+				pos = &proto.Position{Input: q.Input}
+				m.Positions = append(m.Positions, pos)
+			}
+			pos.Created, pos.Origins = q.Created, nil
+		}
+		pos.Sequence = q.Sequence
+		for _, o := range q.Origins {
+			setOrigin(pos, o.Sender, o.Number)
+		}
+	}
+	for _, s := range r.Settled {
+		m.Settled = setMark(m.Settled, s.Target, s.Number, s.Sequence)
+	}
+	if m.Unsettled != 0 && allSettled(m.Written, m.Settled) {
+		m.Unsettled = 0
+	}
+	for _, o := range r.Outputs {
+		m.Written = setMark(m.Written, o.Target, o.First+uint64(len(o.Payloads))-1, 0)
+		if m.Unsettled == 0 {
+			m.Unsettled = sequence
+		}
+	}
+	if r.Kind == proto.Kind_SNAPSHOT {
+		m.SnapshotBefore, m.SnapshotBeforeSequence = m.Snapshot, m.SnapshotSequence
+		m.Snapshot, m.SnapshotSequence = r.Snapshot, r.SnapshotSequence
+		m.LogBytes = 0
+	}
+	for i, k := range r.Keys {
+		if k[0] == deadKind {
+			if len(r.Values[i]) > 0 {
+				m.DeadLetters++
+			} else if m.DeadLetters > 0 {
+				m.DeadLetters--
+			}
+		}
+	}
+}
+
+func findPosition(ps []*proto.Position, input string) *proto.Position {
+	for _, p := range ps {
+		if p.Input == input {
+			return p
+		}
+	}
+	return nil
+}
+
+func setOrigin(pos *proto.Position, sender string, number uint64) {
+	for _, o := range pos.Origins {
+		if o.Sender == sender {
+			o.Number = number
+			return
+		}
+	}
+	pos.Origins = append(pos.Origins, &proto.Origin{Sender: sender, Number: number})
+}
+
+func setMark(ms []*proto.Settled, target string, number, sequence uint64) []*proto.Settled {
+	for _, m := range ms {
+		if m.Target == target {
+			m.Number, m.Sequence = number, sequence
+			return ms
+		}
+	}
+	return append(ms, &proto.Settled{Target: target, Number: number, Sequence: sequence})
+}
+
+func mark(ms []*proto.Settled, target string) (number, sequence uint64) {
+	for _, m := range ms {
+		if m.Target == target {
+			return m.Number, m.Sequence
+		}
+	}
+	return 0, 0
+}
+
+func allSettled(written, settled []*proto.Settled) bool {
+	for _, w := range written {
+		if n, _ := mark(settled, w.Target); n < w.Number {
+			return false
+		}
+	}
+	return true
+}
+
+// Tick does what time asks for: rows whose retry is due, a record of what was settled or read since the last
+// one, a snapshot that is worth its while. Placement calls it about every second while Restless says so.
+func (p *Partition) Tick(ctx context.Context) error {
+	now := p.ports.Clock.Now()
+	if p.pending.due(now) {
+		w := p.begin()
+		if err := p.applyDue(ctx, w, now); err != nil {
+			return err
+		}
+		if err := p.finish(ctx, w); err != nil {
+			return err
+		}
+	}
+	if p.unwritten && now.Sub(p.moved) >= time.Second {
+		if err := p.finish(ctx, p.begin()); err != nil {
+			return err
+		}
+	}
+	return p.maybeSnapshot(ctx)
+}
+
+// Restless tells whether there is anything that Tick would have to do sooner or later.
+func (p *Partition) Restless() bool { return p.unwritten || p.pending.rows > 0 }
+
+// Full tells whether so many rows wait at the steps that no more input may come.
+func (p *Partition) Full() bool { return p.pending.rows >= p.opt.PendingRows }

@@ -1,0 +1,193 @@
+package actors
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kisflow/kisflow/kis"
+)
+
+// Flow is a flow as the engine runs it: made by node from the definitions. It is not changed once it runs;
+// another revision is another Flow.
+type Flow struct {
+	Name     string
+	Revision uint64
+	Inputs   []Input // entries and loads
+	Steps    []Step
+}
+
+// Step is a function at a place of a flow.
+type Step struct {
+	Name     string // stable: it names the state
+	Function kis.Function
+	Mode     kis.Mode
+	Must     []string // the key's fields; empty: no key
+	Params   kis.Params
+	OnError  Policy
+	// RetryTimes and RetryDelay are for errors that ask for a retry (kis.Retry).
+	RetryTimes int
+	RetryDelay time.Duration
+	// Save names the hand-off to which what the step emits is written, or "".
+	Save string
+	// Outputs are the streams that a Send of this step may reach.
+	Outputs []Output
+	// Pack puts the rows of a commit that are sent to one subject into messages of many lines (NDJSON).
+	Pack bool
+}
+
+// Policy says what becomes of a row that its function refuses.
+type Policy uint8
+
+// The policies of a step (on_error).
+const (
+	SetAside      Policy = iota // it becomes a dead letter; the key goes on
+	StopPartition               // the partition stops before it
+	ParkKey                     // it waits, and all later rows of its key behind it, until it is retried or dropped
+)
+
+// Output is a stream that rows are sent to.
+type Output struct {
+	Stream  string
+	Subject string // what the step sends to, with a wildcard where a part depends on the row
+	// Fenced says that the stream also captures the fence subjects (OutputFence); without them the outputs
+	// are once only within the stream's duplicate window.
+	Fenced bool
+}
+
+// Input is a stream that feeds a flow.
+type Input struct {
+	Kind    InputKind
+	Stream  string
+	Created int64    // the stream's creation, unix nanoseconds
+	Filter  []string // subjects; empty: all
+	// Start is the position of a partition that has never read this input: everything above it is read.
+	Start uint64
+	Step  int // the step at which its rows go on
+}
+
+// InputKind is how an input's messages are read.
+type InputKind uint8
+
+// The kinds of inputs.
+const (
+	Entry   InputKind = iota // payloads of users: JSON objects (P15)
+	Load                     // envelopes of a Save: every loading flow keys them for itself
+	HandOff                  // envelopes between the flow's own partitions: each has its receiver
+)
+
+// stageName names the partitions of the steps with these key fields. It is made of the fields alone, so a
+// step keeps its state wherever it moves in its flow.
+func stageName(must []string) string { return strings.Join(must, ",") }
+
+// DefaultPartitions is the number of partitions of a stage: enough for the cores of a few machines, cheap
+// when idle.
+const DefaultPartitions = 8
+
+// partitionOf returns the partition of a slot: ranges of slots of equal size.
+func partitionOf(slot uint16, partitions int) int { return int(slot) * partitions / kis.Slots }
+
+// PartitionName names a partition in logs, in the store and to people: flow/stage/number.
+func PartitionName(flow, stage string, number int) string {
+	return flow + "/" + stage + "/" + strconv.Itoa(number)
+}
+
+// Token writes a name as one token of a subject, or a part of a stream's name: letters, digits, '-' and '_'
+// stay, all else becomes =XX for each byte. Different names have different tokens.
+func Token(name string) string {
+	plain := name != ""
+	for i := 0; i < len(name) && plain; i++ {
+		plain = plainByte(name[i])
+	}
+	if plain {
+		return name
+	}
+	if name == "" {
+		return "="
+	}
+	var b strings.Builder
+	for i := 0; i < len(name); i++ {
+		if c := name[i]; plainByte(c) {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "=%02X", c)
+		}
+	}
+	return b.String()
+}
+
+func plainByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_'
+}
+
+// The streams and subjects of a flow, and of a hand-off.
+func LogStream(flow string) string     { return "KISFLOW_LOG_" + Token(flow) }
+func HandOffStream(flow string) string { return "KISFLOW_HOP_" + Token(flow) }
+func SaveStream(name string) string    { return "KISFLOW_SAVE_" + Token(name) }
+
+// LogSubjects, HandOffSubjects and SaveSubjects are what those streams capture.
+func LogSubjects(flow string) string     { return "KISFLOW.log." + Token(flow) + ".>" }
+func HandOffSubjects(flow string) string { return "KISFLOW.hop." + Token(flow) + ".>" }
+func SaveSubjects(name string) string    { return "KISFLOW.save." + Token(name) + ".>" }
+
+func logSubject(flow, stage string, number int) string {
+	return "KISFLOW.log." + Token(flow) + "." + Token(stage) + "." + strconv.Itoa(number)
+}
+
+// handOffStreamOf tells whether the name of a target is the subject of a hand-off, and its stream.
+func handOffStreamOf(f *Flow, target string) (stream string, ok bool) {
+	if strings.HasPrefix(target, "KISFLOW.hop.") {
+		return HandOffStream(f.Name), true
+	}
+	if rest, ok := strings.CutPrefix(target, "KISFLOW.save."); ok {
+		name, _, _ := strings.Cut(rest, ".")
+		return "KISFLOW_SAVE_" + name, true
+	}
+	return target, false
+}
+
+// generation is the layout generation: another number of partitions would be another one (P12).
+const generation = "1"
+
+// handOffSubject is of one sender and one receiver.
+func handOffSubject(flow, toStage string, to int, fromStage string, from int) string {
+	return "KISFLOW.hop." + Token(flow) + "." + Token(toStage) + "." + strconv.Itoa(to) + "." +
+		Token(fromStage) + "." + strconv.Itoa(from) + "." + generation
+}
+
+func saveSubject(name, flow, stage string, number int) string {
+	return "KISFLOW.save." + Token(name) + "." + Token(flow) + "." + Token(stage) + "." + strconv.Itoa(number) + "." + generation
+}
+
+// OutputFence is the subject of the fence of a partition in an output stream, and OutputFences what such a
+// stream has to capture beside its own subjects.
+func OutputFence(stream, partition string) string {
+	return "KISFLOW.fence." + Token(stream) + "." + Token(partition)
+}
+
+// OutputFences is the filter of all fences of an output stream.
+func OutputFences(stream string) string { return "KISFLOW.fence." + Token(stream) + ".>" }
+
+// originHeader is the header of an output: the writer partition's name, a space, and the output's number in
+// that stream. Readers may use it to drop repeats where the stream is not fenced.
+const originHeader = "Kisflow-Origin"
+
+// covers tells whether a subject with wildcards captures a plain subject.
+func covers(filter, subject string) bool {
+	for {
+		f, fRest, fMore := strings.Cut(filter, ".")
+		s, sRest, sMore := strings.Cut(subject, ".")
+		switch {
+		case f == ">":
+			return subject != ""
+		case f != "*" && f != s:
+			return false
+		case fMore != sMore:
+			return false
+		case !fMore:
+			return true
+		}
+		filter, subject = fRest, sRest
+	}
+}

@@ -1,0 +1,205 @@
+package actors
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/proto"
+)
+
+// ErrNoState: the key has no state.
+var ErrNoState = errors.New("no state")
+
+// ErrUnknown: the flow has no such step, or the partition no such dead letter.
+var ErrUnknown = errors.New("unknown")
+
+// KeyState is one key's committed state.
+type KeyState struct {
+	Key      kis.Key
+	State    []byte // JSON
+	Revision uint64
+	Sequence uint64 // entry sequence of the event that changed it last
+	Time     time.Time
+}
+
+// Letter is one dead letter.
+type Letter struct {
+	ID string
+	*proto.DeadLetter
+	// Parked says that the row waits at its step and holds up its key (on_error: park_key).
+	Parked bool
+}
+
+// State returns the committed state of a function instance. Between two calls of Work nothing is uncommitted.
+func (p *Partition) State(step string, key kis.Key) (KeyState, error) {
+	s, err := p.stateful(step)
+	if err != nil {
+		return KeyState{}, err
+	}
+	v, err := p.value(s, key)
+	if err != nil {
+		return KeyState{}, err
+	}
+	if v == nil {
+		return KeyState{}, ErrNoState
+	}
+	return KeyState{key, bytes.Clone(v.State), v.Revision, v.Sequence, time.Unix(0, v.Time).UTC()}, nil
+}
+
+func (p *Partition) stateful(name string) (*step, error) {
+	i := p.stepNamed(name)
+	if i < 0 || !p.steps[i].here {
+		return nil, fmt.Errorf("%w: step %q", ErrUnknown, name)
+	}
+	return &p.steps[i], nil
+}
+
+// States calls f for the keys of a step after a place, in the store's order, until f returns false. The place
+// of an entry is what the next page starts after.
+func (p *Partition) States(step string, after []byte, f func(e KeyState, place []byte) bool) error {
+	s, err := p.stateful(step)
+	if err != nil {
+		return err
+	}
+	from := []byte{stateKind}
+	if after != nil {
+		from = append(bytes.Clone(after), 0)
+	}
+	var fault error
+	for from != nil {
+		next := []byte(nil)
+		err = p.ports.Store.Scan(from, []byte{stateKind + 1}, func(k, v []byte) bool {
+			name, key, err := parseInstanceKey(k)
+			if err != nil {
+				fault = err
+				return false
+			}
+			if name != s.Name { // on to this step's keys in this slot, or to the next slot
+				slot := uint16(k[1])<<8 | uint16(k[2])
+				want := appendInstanceKey(nil, stateKind, slot, s.Name, nil)
+				if bytes.Compare(want, k) <= 0 {
+					want = appendInstanceKey(nil, stateKind, slot+1, s.Name, nil)
+					if slot == kis.Slots-1 {
+						return false
+					}
+				}
+				next = want
+				return false
+			}
+			var val proto.Value
+			err = proto.ParseValue(v, &val)
+			if err == nil {
+				var kk kis.Key
+				if kk, err = kis.KeyFromCanonical(s.Must, string(key)); err == nil {
+					return f(KeyState{kk, bytes.Clone(val.State), val.Revision, val.Sequence, time.Unix(0, val.Time).UTC()}, bytes.Clone(k))
+				}
+			}
+			fault = err
+			return false
+		})
+		if err == nil {
+			err = fault
+		}
+		if err != nil {
+			return err
+		}
+		from = next
+	}
+	return nil
+}
+
+// DeadLetters calls f for the dead letters after an id's key, oldest first, until f returns false.
+func (p *Partition) DeadLetters(after []byte, f func(l Letter, key []byte) bool) error {
+	from := []byte{deadKind}
+	if after != nil {
+		from = append(bytes.Clone(after), 0)
+	}
+	var fault error
+	err := p.ports.Store.Scan(from, []byte{deadKind + 1}, func(k, v []byte) bool {
+		l := Letter{ID: deadID(p.stage, p.number, k), DeadLetter: new(proto.DeadLetter)}
+		if fault = l.DeadLetter.UnmarshalVT(v); fault != nil {
+			return false
+		}
+		return f(l, bytes.Clone(k))
+	})
+	if err == nil {
+		err = fault
+	}
+	return err
+}
+
+// DeadLetterCount is how many dead letters the partition holds.
+func (p *Partition) DeadLetterCount() uint64 { return p.meta.DeadLetters }
+
+// Drop removes dead letters; those that are gone already are not counted.
+func (p *Partition) Drop(ctx context.Context, keys [][]byte) (int, error) {
+	w := p.begin()
+	n := 0
+	for _, k := range keys {
+		b, err := p.ports.Store.Get(k)
+		if err != nil {
+			return 0, err
+		}
+		if b != nil {
+			w.put(k, nil)
+			n++
+		}
+	}
+	if n == 0 {
+		return 0, nil
+	}
+	return n, p.finish(ctx, w)
+}
+
+// Retry takes dead letters up again at the step that set them aside, under the current revision. One record
+// removes them and holds what they came to (P14). What was no row, or whose step is gone, stays.
+func (p *Partition) Retry(ctx context.Context, keys [][]byte) (retried int, left []error, err error) {
+	w := p.begin()
+	for _, k := range keys {
+		b, err := p.ports.Store.Get(k)
+		if err != nil {
+			return 0, nil, err
+		}
+		if b == nil {
+			continue
+		}
+		var d proto.DeadLetter
+		if err := d.UnmarshalVT(b); err != nil {
+			return 0, nil, err
+		}
+		id := deadID(p.stage, p.number, k)
+		i := p.stepNamed(d.Step)
+		switch {
+		case d.Malformed:
+			left = append(left, fmt.Errorf("%s: its bytes are no JSON object: publish a corrected event and drop it", id))
+			continue
+		case i < 0:
+			left = append(left, fmt.Errorf("%s: the flow has no step %q any more", id, d.Step))
+			continue
+		}
+		row, err := kis.ParseRow(d.Data)
+		if err != nil {
+			left = append(left, fmt.Errorf("%s: %w", id, err))
+			continue
+		}
+		meta := &kis.Meta{Stream: d.Stream, Subject: d.Subject, Sequence: d.Sequence, Index: d.Index, Time: time.Unix(0, d.EventTime).UTC()}
+		w.order = w.rows
+		w.rows++
+		retried++
+		w.put(k, nil)
+		if err := p.walk(ctx, w, row, meta, i, 0); err != nil {
+			return 0, nil, err
+		}
+	}
+	if retried == 0 {
+		return 0, left, nil
+	}
+	if err := p.unpile(ctx, w); err != nil {
+		return 0, nil, err
+	}
+	return retried, left, p.finish(ctx, w)
+}

@@ -1,0 +1,268 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/kisflow/kisflow/proto"
+	"github.com/kisflow/kisflow/transport"
+)
+
+// settle stores what waits at the targets, in order, and returns when nothing waits any more. It does not
+// give up on passing faults: a stream that takes no more holds the partition up, and so its input.
+func (p *Partition) settle(ctx context.Context) error {
+	for try := 0; ; try++ {
+		left, err := p.settleOnce(ctx)
+		if err == nil && !left {
+			return nil
+		}
+		if err == nil {
+			try = -1
+			continue
+		}
+		if errors.Is(err, ErrFenced) || errors.Is(err, transport.ErrNotFound) || errors.Is(err, transport.ErrTooLarge) {
+			return err
+		}
+		if err := p.retry(ctx, try, "store outputs", err); err != nil {
+			return err
+		}
+	}
+}
+
+// settleOnce makes one attempt at every target. Hand-offs go one a subject and round: each names the sequence
+// of the one before it, so the stream holds each number once and in order.
+func (p *Partition) settleOnce(ctx context.Context) (left bool, err error) {
+	byStream := make(map[string][]*target)
+	var streams []string
+	for _, t := range p.targeted {
+		if len(t.waiting) == 0 {
+			continue
+		}
+		if !t.known {
+			if err := p.reconcile(ctx, t); err != nil {
+				return true, err
+			}
+			if len(t.waiting) == 0 {
+				continue
+			}
+		}
+		if !t.handOff {
+			if err := p.publish(ctx, t); err != nil {
+				return true, err
+			}
+			continue
+		}
+		if byStream[t.stream] == nil {
+			streams = append(streams, t.stream)
+		}
+		byStream[t.stream] = append(byStream[t.stream], t)
+	}
+	for _, s := range streams {
+		ts := byStream[s]
+		ms := make([]transport.Outgoing, len(ts))
+		for i, t := range ts {
+			ms[i] = transport.Outgoing{Subject: t.name, Data: t.waiting[0].payload, Expect: &transport.Expect{Sequence: t.at}}
+		}
+		stored, err := p.ports.Streams.Publish(ctx, s, ms)
+		for i, seq := range stored {
+			ts[i].stored(1, seq)
+		}
+		if err != nil {
+			for _, t := range ts[len(stored):] {
+				t.known = false // which of these are stored is to be read
+			}
+			return true, fmt.Errorf("stream %s: %w", s, err)
+		}
+		p.touched()
+		for _, t := range ts {
+			left = left || len(t.waiting) > 0
+		}
+	}
+	return left, nil
+}
+
+// stored notes that the first n waiting outputs are stored, the last at a sequence.
+func (t *target) stored(n int, sequence uint64) {
+	t.settled, t.at = t.waiting[n-1].number, sequence
+	clear(t.waiting[:n])
+	if t.waiting = t.waiting[n:]; len(t.waiting) == 0 {
+		t.waiting = nil
+	}
+}
+
+// touched notes that a record should say soon what has been settled.
+func (p *Partition) touched() {
+	if !p.unwritten {
+		p.unwritten, p.moved = true, p.ports.Clock.Now()
+	}
+}
+
+// publish stores the outputs that wait at an output stream. Each names our fence: none of them gets in after
+// another owner has written his.
+func (p *Partition) publish(ctx context.Context, t *target) error {
+	var expect *transport.Expect
+	if t.fenced {
+		expect = &transport.Expect{Subject: OutputFence(t.stream, p.name), Sequence: t.fence}
+	}
+	ms := make([]transport.Outgoing, len(t.waiting))
+	fields := make([]transport.Field, 2*len(t.waiting))
+	for i := range t.waiting {
+		o := &t.waiting[i]
+		h := fields[2*i : 2*i : 2*i+2]
+		origin := p.name + " " + strconv.FormatUint(o.number, 10)
+		h = append(h, transport.Field{Name: originHeader, Value: origin})
+		if !t.fenced {
+			h = append(h, transport.Field{Name: "Nats-Msg-Id", Value: origin})
+		}
+		ms[i] = transport.Outgoing{Subject: o.subject, Header: h, Data: o.payload, Expect: expect}
+	}
+	stored, err := p.ports.Streams.Publish(ctx, t.stream, ms)
+	if n := len(stored); n > 0 {
+		t.stored(n, stored[n-1])
+		p.touched()
+	}
+	if err != nil {
+		t.known = false
+		return fmt.Errorf("stream %s: %w", t.stream, err)
+	}
+	return nil
+}
+
+// reconcile finds out which outputs to a target are stored: after a start, and after any doubt.
+func (p *Partition) reconcile(ctx context.Context, t *target) error {
+	if t.handOff {
+		return p.reconcileHandOff(ctx, t)
+	}
+	return p.reconcileOutput(ctx, t)
+}
+
+// reconcileHandOff reads the last envelope on the subject, which only this partition writes: all numbers up to
+// its own are stored. Where the receiver has cut everything, the next one is to be the first.
+func (p *Partition) reconcileHandOff(ctx context.Context, t *target) error {
+	m, err := p.ports.Streams.LastOn(ctx, t.stream, t.name)
+	switch {
+	case errors.Is(err, transport.ErrNotFound):
+		t.at = 0
+	case err != nil:
+		return fmt.Errorf("read %s: %w", t.name, err)
+	default:
+		var e proto.Envelope
+		if err := e.UnmarshalVT(m.Data); err != nil {
+			return fmt.Errorf("%w: envelope %d on %s: %w", ErrDamagedLog, m.Sequence, t.name, err)
+		}
+		t.settled, t.at = max(t.settled, e.Number), m.Sequence
+		t.drop()
+	}
+	t.known = true
+	return nil
+}
+
+// drop forgets what waits and is stored.
+func (t *target) drop() {
+	for len(t.waiting) > 0 && t.waiting[0].number <= t.settled {
+		t.waiting = t.waiting[1:]
+	}
+}
+
+// reconcileOutput writes a fence message to the output stream, after which nothing that was on its way before
+// can be stored any more, and reads from the last output known to be stored up to the fence.
+func (p *Partition) reconcileOutput(ctx context.Context, t *target) error {
+	info, err := p.ports.Streams.Info(ctx, t.stream)
+	if err != nil {
+		return fmt.Errorf("output stream %s: %w", t.stream, err)
+	}
+	to := info.Last
+	if t.fenced {
+		if to, err = p.writeFence(ctx, t); err != nil {
+			return err
+		}
+	}
+	number, at, err := p.lastOutput(ctx, t, max(t.at+1, info.First), to)
+	if err != nil {
+		return fmt.Errorf("read back %s: %w", t.stream, err)
+	}
+	if number > t.settled {
+		t.settled, t.at = number, at
+		p.touched()
+	}
+	t.drop()
+	t.known = true
+	return nil
+}
+
+// lastOutput reads the origins of a stretch of an output stream and returns our highest number there.
+func (p *Partition) lastOutput(ctx context.Context, t *target, from, to uint64) (number, at uint64, err error) {
+	if from > to {
+		return 0, 0, nil
+	}
+	r, err := p.ports.Streams.Read(ctx, t.stream, transport.ReadOptions{From: from, HeadersOnly: true, Subjects: nil})
+	if err != nil {
+		return 0, 0, err
+	}
+	defer r.Close()
+	for seen := from - 1; seen < to; {
+		ms, err := r.Next(ctx, 1000)
+		if err != nil {
+			return 0, 0, err
+		}
+		if len(ms) == 0 {
+			break // a stream without waiting has no more
+		}
+		for i := range ms {
+			seen = ms[i].Sequence
+			if seen > to {
+				break
+			}
+			name, n, ok := cutLast(ms[i].Get(originHeader), ' ')
+			if !ok || name != p.name {
+				continue
+			}
+			if k, err := strconv.ParseUint(n, 10, 64); err == nil && k > number {
+				number, at = k, seen
+			}
+		}
+	}
+	return number, at, nil
+}
+
+func cutLast(s string, sep byte) (before, after string, ok bool) {
+	i := strings.LastIndexByte(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+1:], true
+}
+
+// writeFence puts a message of this epoch on our fence subject of an output stream. A fence of a later epoch
+// there means that another node owns the partition.
+func (p *Partition) writeFence(ctx context.Context, t *target) (uint64, error) {
+	subject := OutputFence(t.stream, p.name)
+	for try := 0; ; try++ {
+		var before uint64
+		last, err := p.ports.Streams.LastOn(ctx, t.stream, subject)
+		switch {
+		case errors.Is(err, transport.ErrNotFound):
+		case err != nil:
+			return 0, fmt.Errorf("read the fence of %s: %w", t.stream, err)
+		default:
+			before = last.Sequence
+			if epoch, err := strconv.ParseUint(string(last.Data), 10, 64); err != nil || epoch > p.meta.Epoch {
+				return 0, fmt.Errorf("%w: the fence in %s is of epoch %q, ours is %d", ErrFenced, t.stream, last.Data, p.meta.Epoch)
+			}
+		}
+		t.fence, err = p.ports.Streams.Append(ctx, t.stream, transport.Outgoing{Subject: subject,
+			Data: strconv.AppendUint(nil, p.meta.Epoch, 10), Expect: &transport.Expect{Sequence: before}})
+		if err == nil {
+			return t.fence, nil
+		}
+		if !errors.Is(err, transport.ErrFenced) && !errors.Is(err, transport.ErrDoubt) {
+			return 0, fmt.Errorf("write the fence of %s: %w", t.stream, err)
+		}
+		if err := p.retry(ctx, try, "write the fence of "+t.stream, err); err != nil {
+			return 0, err
+		}
+	}
+}
