@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kisflow/kisflow/bench/load"
+)
+
+func TestStatTime(t *testing.T) {
+	got, err := statTime([]byte("4711 (a name) with) spaces) S 1 2 3 4 5 6 7 8 9 10 100 20 3 4 20 0 1 0 5\n"))
+	if want := 127 * tick; err != nil || got != want {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	for _, bad := range []string{"", "1 (x) S 1", "1 (x) S 1 2 3 4 5 6 7 8 9 10 a b c d 1"} {
+		if _, err := statTime([]byte(bad)); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func TestStatusBytes(t *testing.T) {
+	got, err := statusBytes([]byte("Name:\tx\nVmRSS:\t   1024 kB\n"), "VmRSS:")
+	if err != nil || got != 1<<20 {
+		t.Errorf("%d, %v; want 1 MiB", got, err)
+	}
+	if _, err := statusBytes([]byte("Name:\tx\n"), "VmRSS:"); err == nil {
+		t.Error("a status without the line was taken")
+	}
+}
+
+func TestUsageIsOurs(t *testing.T) {
+	before, err := usageOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); {
+	}
+	after, err := usageOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if used := after - before; used < 20*time.Millisecond || used > 5*time.Second {
+		t.Errorf("a busy fifth of a second used %v", used)
+	}
+}
+
+func TestMedianAndQuantile(t *testing.T) {
+	if got := median([]float64{9, 1, 5}); got != 5 {
+		t.Errorf("median %g, want 5", got)
+	}
+	if got := median([]float64{9, 1, 5, 7}); got != 6 {
+		t.Errorf("median %g, want 6", got)
+	}
+	v := make([]int, 100)
+	for i := range v {
+		v[i] = i
+	}
+	if got := quantile(v, 0.99); got != 99 {
+		t.Errorf("p99 %d, want 99", got)
+	}
+	if got := quantile(v[:1], 0.99); got != 0 {
+		t.Errorf("p99 of one value %d, want it", got)
+	}
+}
+
+func TestReport(t *testing.T) {
+	r := newReport(3)
+	r.race("single", false, job{}, []entrant{{Name: "bare"}, {Name: "YAML", Limit: 28, Ratio: 1.3}}, [][]run{
+		{{CPU: 10, Rate: 5}, {CPU: 30, Rate: 5}, {CPU: 20, Rate: 5}},
+		{{CPU: 27}, {CPU: 25}, {CPU: 29}},
+	})
+	if got := r.Rows[1]; got.Value != 27 || got.Ratio != 1.35 || got.met() != "NO" {
+		t.Errorf("%+v, met %q: want 27, 1.35 times, not met", got, got.met())
+	}
+	var table bytes.Buffer
+	r.table(&table)
+	if !strings.Contains(table.String(), "28, 1.3 times") {
+		t.Errorf("no limits in\n%s", &table)
+	}
+	dir := t.TempDir()
+	if err := r.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(files) != 2 {
+		t.Errorf("wrote %v, %v", files, err)
+	}
+}
+
+// TestHarness runs the bare program through the whole harness, on both sides of NATS.
+func TestHarness(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and runs programs; not with -short")
+	}
+	b := bench{dir: t.TempDir(), runs: 1, scale: 1}
+	b.bin = filepath.Join(b.dir, "bin")
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	root, err := moduleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(root)
+	for _, name := range []string{"yardstick", "nats-server"} {
+		if err := build(ctx, filepath.Join(b.bin, name), packages[name], os.Stderr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec := load.Spec{Events: 5000, Users: 100, Skew: 1.1, Seed: 1}
+	for name, c := range map[string]struct {
+		setup
+		job
+	}{
+		"embedded":          {setup{Program: "yardstick"}, job{Spec: spec}},
+		"outside":           {setup{Program: "yardstick", Outside: true}, job{Spec: spec}},
+		"packed":            {setup{Program: "yardstick", Pack: true}, job{Spec: spec, Pack: 100}},
+		"power":             {setup{Program: "yardstick", Power: true}, job{Spec: spec}},
+		"power and outside": {setup{Program: "yardstick", Power: true, Outside: true}, job{Spec: spec}},
+	} {
+		r, err := b.throughput(ctx, c.setup, c.job)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if r.CPU <= 0 || r.Rate <= 0 {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	r, err := b.latency(ctx, setup{Program: "yardstick"}, job{Spec: spec, Rate: 5000, Warmup: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.P50 <= 0 || r.P99 < r.P50 || r.Max < r.P99 {
+		t.Errorf("latencies: %+v", r)
+	}
+}
