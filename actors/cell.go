@@ -1,0 +1,199 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+)
+
+// cell is one partition on this node: its actor, what may wait for it, and how it is.
+type cell struct {
+	name     string
+	stage    string
+	must     []string
+	number   int
+	box      mailbox
+	credit   *credit
+	ctx      context.Context
+	failed   func(c *cell, err error) // called once, from the actor, when the partition is of no use any more
+	p        *Partition               // the actor's alone
+	held     int                      // rows whose credit is kept back while the partition is full
+	working  bool                     // a work message is in the mailbox
+	state    atomic.Int32             // cellState
+	restless atomic.Bool
+
+	mu     sync.Mutex
+	reason error
+	done   uint64 // records read in recovery
+	of     uint64
+}
+
+type cellState int32
+
+const (
+	cellOpening cellState = iota
+	cellRunning
+	cellFailed
+)
+
+func (s cellState) String() string { return [...]string{"recovering", "running", "stopped"}[s] }
+
+// The messages of a partition's mailbox; a *Chunk is one too.
+type (
+	openMessage struct{ opened chan<- error }
+	workMessage struct{}
+	tickMessage struct{}
+	// askMessage is a question, or a command, to the partition: it meets committed state only.
+	askMessage struct {
+		f    func(*Partition) error
+		done chan<- error
+	}
+)
+
+// receive handles one message. Only the mailbox's goroutine calls it.
+func (c *cell) receive(message any) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.fail(fmt.Errorf("partition %s: %w\n%s", c.name, fmt.Errorf("broken: %v", r), debug.Stack()))
+		}
+	}()
+	switch m := message.(type) {
+	case openMessage:
+		err := c.p.Open(c.ctx, c.progress)
+		if err != nil {
+			c.fail(err)
+		} else {
+			c.state.Store(int32(cellRunning))
+			c.restless.Store(c.p.Restless())
+		}
+		m.opened <- err
+	case *Chunk:
+		if c.dead() {
+			return
+		}
+		c.p.Offer(m)
+		c.work()
+	case workMessage:
+		c.working = false
+		if c.dead() {
+			return
+		}
+		taken, err := c.p.Work(c.ctx)
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.giveBack(taken)
+		c.work()
+	case tickMessage:
+		if c.dead() || cellState(c.state.Load()) == cellOpening {
+			return
+		}
+		if err := c.p.Tick(c.ctx); err != nil {
+			c.fail(err)
+			return
+		}
+		c.giveBack(0)
+	case askMessage:
+		m.done <- c.answer(m.f)
+	default:
+		panic(fmt.Sprintf("actors: partition %s received %T", c.name, m)) // our bug, not an input's
+	}
+}
+
+func (c *cell) answer(f func(*Partition) error) (err error) {
+	if c.dead() {
+		return c.why()
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("broken: %v\n%s", r, debug.Stack())
+			c.fail(err)
+		}
+	}()
+	err = f(c.p)
+	if fatal(err) {
+		c.fail(err)
+	}
+	c.restless.Store(c.p.Restless())
+	return err
+}
+
+// fatal tells whether a command's error leaves the partition without use.
+func fatal(err error) bool {
+	return errors.Is(err, ErrFenced) || errors.Is(err, ErrStopped) || errors.Is(err, errStore) || errors.Is(err, ErrDamagedLog)
+}
+
+func (c *cell) dead() bool { return cellState(c.state.Load()) == cellFailed }
+
+// work asks for another batch if anything waits. Chunks that arrived meanwhile are ahead of the message in the
+// mailbox, and so part of the batch: a lone row does not wait, and a busy partition fills its batches.
+func (c *cell) work() {
+	if !c.working && c.p.Queued() > 0 {
+		c.working = true
+		c.box.Tell(workMessage{})
+	}
+}
+
+// giveBack returns the credit of rows that are through, unless so many wait at the steps that no more may come.
+func (c *cell) giveBack(rows int) {
+	c.restless.Store(c.p.Restless())
+	c.held += rows
+	if c.held > 0 && !c.p.Full() {
+		c.credit.give(c.held)
+		c.held = 0
+	}
+}
+
+// fail ends the partition's work, for good.
+func (c *cell) fail(err error) {
+	if c.dead() {
+		return
+	}
+	c.mu.Lock()
+	c.reason = err
+	c.mu.Unlock()
+	c.state.Store(int32(cellFailed))
+	c.restless.Store(false)
+	c.credit.end()
+	c.failed(c, err)
+}
+
+func (c *cell) why() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reason
+}
+
+func (c *cell) progress(_ *Partition, done, of uint64) {
+	c.mu.Lock()
+	c.done, c.of = done, of
+	c.mu.Unlock()
+}
+
+// deliver hands a chunk over when there is room for it.
+func (c *cell) deliver(ctx context.Context, k *Chunk) error {
+	if err := c.credit.take(ctx, len(k.Items)); err != nil {
+		if errors.Is(err, errGone) {
+			return nil // it is read again when the partition is back
+		}
+		return err
+	}
+	c.box.Tell(k)
+	return nil
+}
+
+// ask runs f in the partition's turn.
+func (c *cell) ask(ctx context.Context, f func(*Partition) error) error {
+	done := make(chan error, 1)
+	c.box.Tell(askMessage{f, done})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("partition %s: %w", c.name, ctx.Err())
+	}
+}

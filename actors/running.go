@@ -1,0 +1,607 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/state"
+	"github.com/kisflow/kisflow/transport"
+)
+
+// System runs flows on this node.
+type System struct {
+	streams transport.Streams
+	objects transport.Objects
+	db      state.DB
+	clock   Clock
+	log     *slog.Logger
+	meter   *Meter
+	opt     Options
+	runtime runtime
+
+	mu     sync.Mutex
+	flows  map[string]*Running
+	ticker context.CancelFunc
+	ticked sync.WaitGroup
+	spawns atomic.Uint64
+}
+
+// NewSystem readies the engine; nothing runs yet.
+func NewSystem(streams transport.Streams, objects transport.Objects, db state.DB, log *slog.Logger, meter *Meter, opt Options) *System {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &System{streams: streams, objects: objects, db: db, clock: RealClock(), log: log, meter: meter,
+		opt: opt.withDefaults(), runtime: newRuntime(log), flows: make(map[string]*Running), ticker: cancel}
+	s.ticked.Go(func() { s.tick(ctx) })
+	return s
+}
+
+// tickEvery is how often the partitions that have something to do with time are asked to.
+const tickEvery = 500 * time.Millisecond
+
+func (s *System) tick(ctx context.Context) {
+	t := time.NewTicker(tickEvery)
+	defer t.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		for _, r := range s.running() {
+			r.tick(ctx, n)
+		}
+	}
+}
+
+func (s *System) running() []*Running {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*Running, 0, len(s.flows))
+	for _, r := range s.flows {
+		all = append(all, r)
+	}
+	return all
+}
+
+// Flow returns a flow that runs here, or nil.
+func (s *System) Flow(name string) *Running {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.flows[name]
+}
+
+// Close stops all flows: their partitions finish the batch they are at.
+func (s *System) Close(ctx context.Context) error {
+	s.ticker()
+	s.ticked.Wait()
+	var errs []error
+	for _, r := range s.running() {
+		errs = append(errs, r.Stop(ctx))
+	}
+	s.runtime.Shutdown()
+	return errors.Join(errs...)
+}
+
+// Running is a flow that runs on this node.
+type Running struct {
+	system *System
+	name   string // the flow's
+	log    *slog.Logger
+
+	mu      sync.Mutex
+	flow    *Flow
+	cells   []*cell
+	byName  map[string]*cell
+	deals   []*deal
+	closing bool
+	cancel  context.CancelFunc // of everything
+	ctx     context.Context
+	wg      sync.WaitGroup
+	restart chan struct{}
+}
+
+// deal is a dealer at work.
+type deal struct {
+	flow   *Flow
+	input  int
+	dealt  atomic.Uint64 // all up to here was delivered
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu     sync.Mutex
+	reason error // why it stopped, if it did by itself
+}
+
+// Start starts a flow: it opens its partitions, each of which recovers, and then reads its inputs. It returns
+// when all partitions have answered; those that could not be opened are in the status, and the error is for
+// what concerns the flow as a whole.
+func (s *System) Start(ctx context.Context, f *Flow) (*Running, error) {
+	if err := s.ensure(ctx, f); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	if s.flows[f.Name] != nil {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("flow %s runs already", f.Name)
+	}
+	r := &Running{system: s, name: f.Name, flow: f, log: s.log.With("flow", f.Name), byName: make(map[string]*cell), restart: make(chan struct{}, 1)}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	s.flows[f.Name] = r
+	s.mu.Unlock()
+	if err := r.open(ctx, false); err != nil {
+		_ = r.Stop(ctx)
+		return nil, err
+	}
+	r.deal()
+	r.wg.Go(r.watch)
+	return r, nil
+}
+
+// ensure creates the flow's own streams.
+func (s *System) ensure(ctx context.Context, f *Flow) error {
+	if _, err := s.streams.Ensure(ctx, transport.Config{Name: LogStream(f.Name), Subjects: []string{LogSubjects(f.Name)},
+		Description: "partition logs of flow " + f.Name}); err != nil {
+		return fmt.Errorf("flow %s: log: %w", f.Name, err)
+	}
+	hop, err := s.streams.Ensure(ctx, transport.Config{Name: HandOffStream(f.Name), Subjects: []string{HandOffSubjects(f.Name)},
+		Description: "hand-offs between the partitions of flow " + f.Name})
+	if err != nil {
+		return fmt.Errorf("flow %s: hand-offs: %w", f.Name, err)
+	}
+	for i := range f.Inputs {
+		if f.Inputs[i].Kind == HandOff {
+			return nil
+		}
+	}
+	f.Inputs = append(f.Inputs, Input{Kind: HandOff, Stream: hop.Name, Created: hop.Created.UnixNano()})
+	return nil
+}
+
+// open opens a cell for every partition that has none that is any good; with all, those too that wait for
+// people.
+func (r *Running) open(ctx context.Context, all bool) error {
+	s := r.system
+	opened := make(chan error, 64*len(r.flow.Stages()))
+	n := 0
+	for _, must := range r.flow.Stages() {
+		for number := range s.opt.Partitions {
+			name := PartitionName(r.flow.Name, stageName(must), number)
+			if old := r.cell(name); old != nil && (!old.dead() || !all && final(old.why())) {
+				continue
+			}
+			store, err := s.db.Store(name)
+			if err != nil {
+				return fmt.Errorf("partition %s: %w", name, err)
+			}
+			p, err := NewPartition(r.flow, must, number, Ports{s.streams, s.objects, store, s.clock, s.log, s.meter}, s.opt)
+			if err != nil {
+				return err
+			}
+			c := &cell{name: name, stage: stageName(must), must: must, number: number, credit: newCredit(s.opt.QueueRows),
+				ctx: r.ctx, failed: r.failed, p: p}
+			if c.box, err = s.runtime.Spawn(fmt.Sprintf("%s/%d", name, s.spawns.Add(1)), c.receive); err != nil {
+				return err
+			}
+			r.put(c)
+			c.box.Tell(openMessage{opened})
+			n++
+		}
+	}
+	for range n {
+		select {
+		case <-opened: // the cell knows the error
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (r *Running) put(c *cell) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old := r.byName[c.name]; old != nil {
+		for i := range r.cells {
+			if r.cells[i] == old {
+				r.cells[i] = c
+			}
+		}
+		go old.box.Stop()
+	} else {
+		r.cells = append(r.cells, c)
+	}
+	r.byName[c.name] = c
+}
+
+func (r *Running) cell(name string) *cell {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.byName[name]
+}
+
+func (r *Running) all() []*cell {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]*cell(nil), r.cells...)
+}
+
+// Deliver implements Dealt.
+func (r *Running) Deliver(ctx context.Context, stage string, number int, k *Chunk) error {
+	c := r.cell(PartitionName(r.name, stage, number))
+	if c == nil {
+		return fmt.Errorf("no partition %s/%s/%d here", r.name, stage, number)
+	}
+	return c.deliver(ctx, k)
+}
+
+// deal starts a dealer for every input that has none.
+func (r *Running) deal() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closing {
+		return
+	}
+	for i := range r.flow.Inputs {
+		ctx, cancel := context.WithCancel(r.ctx)
+		d := &deal{flow: r.flow, input: i, cancel: cancel, done: make(chan struct{})}
+		r.deals = append(r.deals, d)
+		r.wg.Go(func() {
+			defer close(d.done)
+			r.runDeal(ctx, d)
+		})
+	}
+}
+
+// runDeal keeps a dealer going over passing faults.
+func (r *Running) runDeal(ctx context.Context, d *deal) {
+	for try := 0; ; try++ {
+		start := r.system.clock.Now()
+		err := r.dealOnce(ctx, d)
+		if ctx.Err() != nil {
+			return
+		}
+		d.mu.Lock()
+		d.reason = err
+		d.mu.Unlock()
+		if errors.Is(err, ErrInput) {
+			r.log.Error("an input has stopped", "input", d.flow.Inputs[d.input].Stream, "error", err)
+			return
+		}
+		if r.system.clock.Now().Sub(start) > time.Minute {
+			try = 0
+		}
+		r.log.Warn("reading an input again", "input", d.flow.Inputs[d.input].Stream, "error", err)
+		if r.system.clock.Sleep(ctx, min(100*time.Millisecond<<min(try, 6), 5*time.Second)) != nil {
+			return
+		}
+	}
+}
+
+func (r *Running) dealOnce(ctx context.Context, d *deal) error {
+	in := &d.flow.Inputs[d.input]
+	info, err := r.system.streams.Info(ctx, in.Stream)
+	if err != nil {
+		return fmt.Errorf("input %s: %w", in.Stream, err)
+	}
+	dealer := NewDealer(d.flow, d.input, r.system.opt.Partitions, dealt{r, d})
+	from, err := r.lowest(ctx, dealer, d.input, info)
+	if err != nil {
+		return err
+	}
+	if err := CheckInput(in, info, from); err != nil {
+		return err
+	}
+	d.dealt.Store(from)
+	d.mu.Lock()
+	d.reason = nil
+	d.mu.Unlock()
+	return dealer.Run(ctx, progressStreams{r.system.streams, d}, from)
+}
+
+// dealt passes chunks on to the partitions.
+type dealt struct {
+	*Running
+	d *deal
+}
+
+// progressStreams notes how far a dealer has come: when it asks for more, all before was delivered.
+type progressStreams struct {
+	transport.Streams
+	d *deal
+}
+
+func (s progressStreams) Read(ctx context.Context, stream string, opt transport.ReadOptions) (transport.Reader, error) {
+	r, err := s.Streams.Read(ctx, stream, opt)
+	if err != nil {
+		return nil, err
+	}
+	return &progressReader{Reader: r, d: s.d}, nil
+}
+
+type progressReader struct {
+	transport.Reader
+	d    *deal
+	last uint64
+}
+
+func (r *progressReader) Next(ctx context.Context, max int) ([]transport.Message, error) {
+	if r.last > 0 {
+		r.d.dealt.Store(r.last)
+	}
+	ms, err := r.Reader.Next(ctx, max)
+	if n := len(ms); n > 0 {
+		r.last = ms[n-1].Sequence
+	}
+	return ms, err
+}
+
+// lowest is the lowest position of an input among its receivers.
+func (r *Running) lowest(ctx context.Context, d *Dealer, input int, info transport.Info) (uint64, error) {
+	low, some := uint64(0), false
+	var fault error
+	d.Receivers(func(stage string, number int) {
+		c := r.cell(PartitionName(r.name, stage, number))
+		if c == nil || c.dead() {
+			return
+		}
+		err := c.ask(ctx, func(p *Partition) error {
+			at := p.Sequence(input)
+			if pos := p.position(input); pos != nil {
+				in := &d.flow.Inputs[input]
+				if pos.Created != in.Created {
+					return fmt.Errorf("%w: stream %s was created %s, partition %s has read one of %s: it is another stream", ErrInput,
+						in.Stream, info.Created.UTC().Format(time.RFC3339), p.name, time.Unix(0, pos.Created).UTC().Format(time.RFC3339))
+				}
+			}
+			if !some || at < low {
+				low, some = at, true
+			}
+			return nil
+		})
+		if err != nil && !c.dead() && fault == nil {
+			fault = err
+		}
+	})
+	return low, fault
+}
+
+// failed is told by a cell that its partition is of no use any more.
+func (r *Running) failed(c *cell, err error) {
+	if r.ctx.Err() != nil {
+		return
+	}
+	r.log.Error("partition stopped", "partition", c.name, "error", err)
+	r.system.meter.gone(c.name)
+	if !final(err) {
+		select {
+		case r.restart <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// final tells whether a partition may only be opened again by people.
+func final(err error) bool {
+	return errors.Is(err, ErrStopped) || errors.Is(err, ErrDamagedLog) || errors.Is(err, ErrInput)
+}
+
+// watch opens partitions again that stopped for a passing reason, with a growing delay.
+func (r *Running) watch() {
+	for try := 0; ; try++ {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-r.restart:
+		}
+		if r.system.clock.Sleep(r.ctx, min(200*time.Millisecond<<min(try, 6), 10*time.Second)) != nil {
+			return
+		}
+		if err := r.Reopen(r.ctx, false); err != nil && r.ctx.Err() == nil {
+			r.log.Warn("partitions could not be opened", "error", err)
+			select {
+			case r.restart <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// Reopen opens the partitions again that have stopped; with all, those too that are waiting for people.
+func (r *Running) Reopen(ctx context.Context, all bool) error {
+	r.undeal()
+	err := r.open(ctx, all)
+	r.deal()
+	return err
+}
+
+// undeal ends all dealers and waits for them.
+func (r *Running) undeal() {
+	r.mu.Lock()
+	deals := r.deals
+	r.deals = nil
+	r.mu.Unlock()
+	for _, d := range deals {
+		d.cancel()
+	}
+	for _, d := range deals {
+		<-d.done
+	}
+}
+
+// Stop ends the flow on this node: no more input, the batch at hand is finished, the rest is read again later.
+func (r *Running) Stop(ctx context.Context) error {
+	r.mu.Lock()
+	r.closing = true
+	r.mu.Unlock()
+	r.undeal()
+	var errs []error
+	for _, c := range r.all() {
+		if !c.dead() {
+			if err := c.ask(ctx, func(*Partition) error { return nil }); err != nil && !c.dead() {
+				errs = append(errs, err)
+			}
+		}
+	}
+	r.cancel()
+	for _, c := range r.all() {
+		c.credit.end()
+		c.box.Stop()
+		r.system.meter.gone(c.name)
+	}
+	r.wg.Wait()
+	r.system.mu.Lock()
+	delete(r.system.flows, r.name)
+	r.system.mu.Unlock()
+	return errors.Join(errs...)
+}
+
+// Drain waits until nothing that has come in is on its way any more: the flow's inputs are no longer read, its
+// hand-offs are.
+func (r *Running) Drain(ctx context.Context) error {
+	r.mu.Lock()
+	var hop *deal
+	rest := r.deals[:0:0]
+	for _, d := range r.deals {
+		if d.flow.Inputs[d.input].Kind == HandOff {
+			hop = d
+		} else {
+			rest = append(rest, d)
+		}
+	}
+	r.mu.Unlock()
+	for _, d := range rest {
+		d.cancel()
+		<-d.done
+	}
+	for {
+		busy, err := r.busy(ctx)
+		if err != nil {
+			return err
+		}
+		info, err := r.system.streams.Info(ctx, HandOffStream(r.name))
+		if err != nil {
+			return err
+		}
+		if !busy && (hop == nil || hop.dealt.Load() >= info.Last || info.Messages == 0) {
+			if busy, err = r.busy(ctx); err != nil || !busy {
+				return err
+			}
+		}
+		if err := r.system.clock.Sleep(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// busy tells whether rows wait for any partition.
+func (r *Running) busy(ctx context.Context) (bool, error) {
+	busy := false
+	for _, c := range r.all() {
+		if c.dead() {
+			return false, fmt.Errorf("partition %s has stopped: %w", c.name, c.why())
+		}
+		err := c.ask(ctx, func(p *Partition) error {
+			busy = busy || p.Queued() > 0
+			return nil
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return busy, nil
+}
+
+// Change switches a flow to its next revision at one exact place: what has come in is finished under the old
+// one, and written is called, before any row meets the new one. On an error the flow has stopped.
+func (r *Running) Change(ctx context.Context, f *Flow, written func() error) error {
+	if err := r.Drain(ctx); err != nil {
+		return fmt.Errorf("flow %s: drain: %w", f.Name, err)
+	}
+	r.undeal()
+	if err := r.system.ensure(ctx, f); err != nil {
+		return err
+	}
+	if err := written(); err != nil {
+		r.deal()
+		return err
+	}
+	r.mu.Lock()
+	r.flow = f
+	r.mu.Unlock()
+	for _, c := range r.all() {
+		if err := c.ask(ctx, func(p *Partition) error { return p.Revise(ctx, f) }); err != nil {
+			return fmt.Errorf("flow %s: partition %s: %w", f.Name, c.name, err)
+		}
+	}
+	if err := r.open(ctx, false); err != nil { // stages that are new
+		return err
+	}
+	r.deal()
+	return nil
+}
+
+// tick does what is to be done now and then.
+func (r *Running) tick(ctx context.Context, n int) {
+	for _, c := range r.all() {
+		if c.restless.Load() {
+			c.box.Tell(tickMessage{})
+		}
+	}
+	if n%40 == 0 {
+		r.cutHandOffs(ctx)
+	}
+}
+
+// cutHandOffs removes the hand-offs that every receiver has committed.
+func (r *Running) cutHandOffs(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	r.mu.Lock()
+	f := r.flow
+	r.mu.Unlock()
+	stream := HandOffStream(f.Name)
+	info, err := r.system.streams.Info(ctx, stream)
+	if err != nil || info.Messages == 0 {
+		return
+	}
+	for i := range f.Inputs {
+		if f.Inputs[i].Kind != HandOff {
+			continue
+		}
+		for _, c := range r.all() {
+			if c.dead() {
+				return
+			}
+		}
+		low, err := r.lowest(ctx, NewDealer(f, i, r.system.opt.Partitions, r), i, info)
+		if err == nil && low >= info.First {
+			err = r.system.streams.Cut(ctx, stream, "", low+1)
+		}
+		if err != nil && ctx.Err() == nil {
+			r.log.Warn("hand-offs were not cut", "error", err)
+		}
+	}
+}
+
+// Definition is the flow that runs.
+func (r *Running) Definition() *Flow {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.flow
+}
+
+// partitionOfKey returns the cell that owns a step's key: this is how a virtual actor's identity, flow, step
+// and key, finds the partition that it lives in.
+func (r *Running) partitionOfKey(s *Step, key kis.Key) (*cell, error) {
+	name := PartitionName(r.name, stageName(s.Must), partitionOf(key.Slot(), r.system.opt.Partitions))
+	if c := r.cell(name); c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("%w: partition %s", ErrUnknown, name)
+}
