@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -123,6 +124,9 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	}
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err // without the URL, which we say ourselves
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err // without the address
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return Errorf(ErrUnreachable, "%s does not answer in time", c.Server())

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kisflow/kisflow/api"
+	"github.com/kisflow/kisflow/flowdef"
+)
+
+// lintPaths reads and checks definitions as a node does. It is the one place that knows how.
+func lintPaths(paths []string) flowdef.Mistakes {
+	set, mistakes := flowdef.Load(paths...)
+	mistakes = append(mistakes, set.Check(flowdef.CheckOptions{})...)
+	mistakes.Sort()
+	return mistakes
+}
+
+func newLint(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "lint PATH...",
+		Short: "Check definitions without a node",
+		Long: `lint reads definition files, and folders with all below them (.yml, .yaml), as one set and reports all that is
+wrong with them. It needs no node. Warnings are reported and leave the exit code 0.`,
+		Example: "  kisctl lint flows/",
+		Args:    atLeast(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			mistakes := lintPaths(args)
+			var err error
+			if a.json() {
+				err = a.printJSON(api.List[api.Mistake]{Items: api.FromMistakes(mistakes)})
+			} else {
+				_, err = fmt.Fprint(a.out, cleanLines(mistakes.String()))
+			}
+			if err != nil {
+				return err
+			}
+			if n := len(mistakes.Errors()); n > 0 {
+				return errors.New(count(n, "mistake"))
+			}
+			if n := len(mistakes.Warnings()); n == 0 && !a.json() {
+				_, err = fmt.Fprintln(a.out, "no mistakes")
+			}
+			return err
+		},
+	}
+}
