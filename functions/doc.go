@@ -1,0 +1,13 @@
+// Package functions answers for functions that are written without Go: the rules of a Verify, the state and
+// the emitted fields of a Calculate, the subject of an Expand.
+//
+// New takes what a definition says (Spec), reads every expression once with expr-lang's parser, checks it, and
+// makes Go closures of it that compute on kis.Value, so that no row is decoded into maps and no number is
+// boxed. All mistakes come back at once, each with its place in the definition. What is left to find out with
+// a row in hand, a missing field or a type mistake, is that row's dead letter, and changes no state.
+//
+// Expressions are pure: what they see is the row, the key, the key's state, the event's meta and the step's
+// parameters, never a clock, a random source or the outside. They have no loops but those of the array
+// functions, and a budget bounds what one expression may read and build. Their language is described in
+// docs/reference/expressions.md; Builtins lists the functions that it knows.
+package functions

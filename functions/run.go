@@ -1,0 +1,237 @@
+package functions
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/kisflow/kisflow/kis"
+)
+
+// stateless is what runners without a state have in common.
+type stateless struct{}
+
+func (stateless) Activate([]byte) (any, error)             { return nil, nil }
+func (stateless) Encode(dst []byte, _ any) ([]byte, error) { return dst, nil }
+
+// rule is one compiled rule of a Verify.
+type rule struct {
+	holds *program
+	fails error // what Handle returns for a row that fails it
+}
+
+// verifier runs a Verify; without rules it runs Save and Load too.
+type verifier struct {
+	stateless
+	frame *frame
+	rules []rule
+}
+
+func (r *verifier) Handle(c *kis.Call) error {
+	r.frame.show(c)
+	for i := range r.rules {
+		holds, err := r.rules[i].holds.truth(r.frame)
+		if err != nil {
+			return err
+		}
+		if !holds {
+			return r.rules[i].fails
+		}
+	}
+	c.Emit(c.Rows[0])
+	return nil
+}
+
+// emit is one compiled field of an emitted row.
+type emit struct {
+	name string
+	expr *program
+}
+
+// emitted makes a row of what the frame shows. room is used again.
+func emitted(f *frame, emits []emit, room []kis.Field) (*kis.Row, []kis.Field, error) {
+	room = room[:0]
+	for i := range emits {
+		v, err := emits[i].expr.run(f)
+		if err != nil {
+			return nil, room, err
+		}
+		room = append(room, kis.Field{Name: emits[i].name, Value: v})
+	}
+	return kis.NewRow(room...), room, nil
+}
+
+// stateField is one compiled field of a state.
+type stateField struct {
+	name string
+	init *program
+	set  *program
+}
+
+// keyState is the state of one key.
+type keyState struct{ values []kis.Value }
+
+// calculator runs a Calculate.
+type calculator struct {
+	frame  *frame
+	fields []stateField
+	emits  []emit // nil: the row itself goes on
+	when   *program
+	init   []kis.Value
+	names  []string // of the fields, as they stand in JSON: with quotes and colon
+	next   []kis.Value
+	room   []kis.Field
+}
+
+func openCalculator(f *frame, fields []stateField, emits []emit, when *program) (*calculator, error) {
+	r := &calculator{frame: f, fields: fields, emits: emits, when: when, next: make([]kis.Value, len(fields))}
+	for i := range fields {
+		v, err := fields[i].init.run(f)
+		if err != nil {
+			return nil, err
+		}
+		r.init = append(r.init, v)
+		r.names = append(r.names, string(append(kis.StringValue(fields[i].name).AppendJSON(nil), ':')))
+	}
+	return r, nil
+}
+
+// Activate reads a key's state. Fields that an earlier revision left and this one does not declare are
+// dropped; fields that are not there yet get their init.
+func (r *calculator) Activate(encoded []byte) (any, error) {
+	s := &keyState{values: append(make([]kis.Value, 0, len(r.init)), r.init...)}
+	if len(encoded) == 0 {
+		return s, nil
+	}
+	row, err := kis.ParseRow(encoded)
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	for i := range r.fields {
+		if v, ok := row.Get(r.fields[i].name); ok {
+			s.values[i] = owned(v)
+		}
+	}
+	return s, nil
+}
+
+func (r *calculator) Encode(dst []byte, state any) ([]byte, error) {
+	s, ok := state.(*keyState)
+	if !ok || s == nil {
+		return dst, nil
+	}
+	for i := range r.fields {
+		if i == 0 {
+			dst = append(dst, '{')
+		} else {
+			dst = append(dst, ',')
+		}
+		dst = s.values[i].AppendJSON(append(dst, r.names[i]...))
+	}
+	if len(r.fields) > 0 {
+		dst = append(dst, '}')
+	}
+	return dst, nil
+}
+
+func (r *calculator) Handle(c *kis.Call) error {
+	f := r.frame
+	f.show(c)
+	s, _ := c.State.(*keyState)
+	if s == nil && len(r.fields) > 0 {
+		return kis.Stop(errors.New("a calculation was called without the state of its key"))
+	}
+	if s != nil {
+		f.state = s.values
+	}
+	if r.when != nil {
+		if applies, err := r.when.truth(f); err != nil {
+			return err
+		} else if !applies {
+			c.Emit(c.Rows[0])
+			return nil
+		}
+	}
+	size := 0
+	for i := range r.fields {
+		v, err := r.fields[i].set.run(f)
+		if err != nil {
+			return err
+		}
+		if (isNumber | isString | isArray | isObject).has(v.Kind()) {
+			size += len(v.Text())
+		}
+		r.next[i] = v
+	}
+	if size > MaxState {
+		return fmt.Errorf("the state would hold %d bytes of text; the most is %d", size, MaxState)
+	}
+	out := c.Rows[0]
+	if r.emits != nil {
+		f.state = r.next
+		var err error
+		if out, r.room, err = emitted(f, r.emits, r.room); err != nil {
+			return err
+		}
+	}
+	for i := range r.next { // nothing can fail from here on
+		s.values[i] = replaced(s.values[i], r.next[i])
+	}
+	c.Emit(out)
+	return nil
+}
+
+// replaced is the value that takes another's place in a state.
+func replaced(old, v kis.Value) kis.Value {
+	if old.Kind() == v.Kind() && (isNumber | isString | isArray | isObject).has(v.Kind()) && old.Text() == v.Text() {
+		return old
+	}
+	return owned(v)
+}
+
+// owned is a value that keeps nothing of the message it came with.
+func owned(v kis.Value) kis.Value {
+	switch v.Kind() {
+	case kis.Null, kis.Bool, kis.Int:
+		return v
+	case kis.String:
+		return kis.StringValue(strings.Clone(v.Text()))
+	}
+	return decoded(string(v.AppendJSON(nil)))
+}
+
+// expander runs an Expand.
+type expander struct {
+	stateless
+	frame   *frame
+	subject subject
+	emits   []emit // nil: the row itself is sent
+	when    *program
+	room    []kis.Field
+}
+
+func (r *expander) Handle(c *kis.Call) error {
+	f, row := r.frame, c.Rows[0]
+	f.show(c)
+	if r.when != nil {
+		if applies, err := r.when.truth(f); err != nil {
+			return err
+		} else if !applies {
+			c.Emit(row)
+			return nil
+		}
+	}
+	to, err := r.subject.of(row)
+	if err != nil {
+		return err
+	}
+	out := row
+	if r.emits != nil {
+		if out, r.room, err = emitted(f, r.emits, r.room); err != nil {
+			return err
+		}
+	}
+	c.Send(to, out)
+	c.Emit(row)
+	return nil
+}
