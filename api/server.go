@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,6 +66,7 @@ func NewServer(b Backend, opt Options) *Server {
 		s.mux.Handle(route.pattern(), s.Guard(s.serve(route)))
 	}
 	s.mux.Handle(catchAll, s.Guard(http.HandlerFunc(s.unknown)))
+	s.mux.Handle(strings.TrimSuffix(catchAll, "/"), s.Guard(http.HandlerFunc(s.unknown)))
 	for pattern, h := range opt.Handlers {
 		s.mux.Handle(pattern, h)
 	}
@@ -316,21 +316,18 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, v an
 	filled := reflect.New(reflect.TypeOf(v)).Elem()
 	filled.Set(reflect.ValueOf(v))
 	fill(filled)
-	var body bytes.Buffer
-	e := json.NewEncoder(&body)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(filled.Interface()); err != nil { // our bug, or a Backend's raw JSON that is none
+	body, err := marshal(filled.Interface())
+	if err != nil { // our bug, or a Backend's raw JSON that is none
 		s.opt.Log.Error("api: encode", "path", r.URL.Path, "error", err)
-		body.Reset()
 		status = http.StatusInternalServerError
-		json.NewEncoder(&body).Encode(errorBody(ErrInternal, "encode the answer: "+err.Error(), nil))
+		body, _ = marshal(errorBody(ErrInternal, "encode the answer: "+err.Error(), nil)) // texts alone: no error
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	w.Write(body.Bytes())
+	w.Write(append(body, '\n'))
 }
 
 // fill makes empty what is nil among v's slices and maps, except bytes, which have meanings of their own.

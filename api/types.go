@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"time"
 	"unicode/utf8"
@@ -344,9 +345,18 @@ type base64JSON struct {
 // MarshalJSON writes a string or an object.
 func (b Bytes) MarshalJSON() ([]byte, error) {
 	if utf8.Valid(b) {
-		return json.Marshal(string(b))
+		return marshal(string(b))
 	}
-	return json.Marshal(base64JSON{b})
+	return marshal(base64JSON{b})
+}
+
+// marshal is json.Marshal that leaves <, > and & as they are: subjects and expressions are full of them.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -377,7 +387,7 @@ func (l List[T]) MarshalJSON() ([]byte, error) {
 	if l.Next != "" {
 		out.Next = &l.Next
 	}
-	return json.Marshal(out)
+	return marshal(out)
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
