@@ -86,7 +86,9 @@ func Connect(ctx context.Context, o ConnectOptions) (*Conn, error) {
 		c.Close()
 		return nil, fmt.Errorf("connect to %s: its version is %s, this needs %s or newer", where, v, MinVersion)
 	}
-	if _, err := c.account(ctx); err != nil {
+	wait, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := c.account(wait); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("connect to %s: %w", where, err)
 	}

@@ -346,29 +346,36 @@ func (t *Streams) singles(ctx context.Context, stream string, ms []transport.Out
 		if err == nil {
 			return stored, nil
 		}
-		if !t.again(ctx, stream, err, attempt, give) {
+		if again, err := t.again(ctx, stream, err, attempt, give); !again {
 			return stored, fmt.Errorf("stream %s: %w", stream, err)
 		}
 	}
 }
 
-// again waits before the next attempt of a write that was certainly not stored, and tells whether to make it.
-func (t *Streams) again(ctx context.Context, stream string, err error, attempt int, give time.Time) bool {
+// again waits before the next attempt of a write that was certainly not stored, and tells whether to make it;
+// if not, with the error to return.
+func (t *Streams) again(ctx context.Context, stream string, err error, attempt int, give time.Time) (bool, error) {
 	var refused *apiError
 	switch {
 	case errors.Is(err, transport.ErrDoubt):
-		return false
+		return false, err
 	case errors.Is(err, errNoAnswerer):
-		if attempt == 1 {
-			if _, missing := t.Info(ctx, stream); errors.Is(missing, transport.ErrNotFound) {
-				return false
+		if attempt == 1 { // it may have no leader just now; or it is not there
+			if _, missing := t.info(ctx, stream); errors.Is(missing, transport.ErrNotFound) {
+				return false, missing
 			}
 		}
 	case errors.As(err, &refused) && refused.passing(), errors.Is(err, nats.ErrReconnectBufExceeded):
 	default:
-		return false
+		return false, err
 	}
-	return time.Now().Before(give) && sleep(ctx, backoff(attempt, 5*time.Millisecond, time.Second)) == nil
+	if time.Now().After(give) {
+		return false, fmt.Errorf("tried for %s: %w", writeBudget, err)
+	}
+	if sleep(ctx, backoff(attempt, 5*time.Millisecond, time.Second)) != nil {
+		return false, fmt.Errorf("%w: %w", ctx.Err(), err)
+	}
+	return true, nil
 }
 
 // pipeline sends messages and waits for all answers. It returns the sequences of the leading ones that are
@@ -473,7 +480,7 @@ func (t *Streams) AppendAll(ctx context.Context, stream string, ms []transport.O
 		if err == nil {
 			return last, nil
 		}
-		if !t.again(ctx, stream, err, attempt, give) {
+		if again, err := t.again(ctx, stream, err, attempt, give); !again {
 			return 0, fmt.Errorf("stream %s: %w", stream, err)
 		}
 	}

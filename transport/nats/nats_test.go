@@ -1,0 +1,235 @@
+package nats
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kisflow/kisflow/transport"
+	"github.com/kisflow/kisflow/transport/transporttest"
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// freeAddress is an address of this machine that nothing listens on.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func embed(t testing.TB, opt Options) *Server {
+	t.Helper()
+	if opt.Dir == "" {
+		opt.Dir = t.TempDir()
+	}
+	s, err := Embed(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func connect(t testing.TB, o ConnectOptions) *Conn {
+	t.Helper()
+	c, err := Connect(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// outside runs the suite over TCP, with restarts.
+func outside(sync bool) func(t *testing.T) transporttest.Answer {
+	return func(t *testing.T) transporttest.Answer {
+		opt := Options{Dir: t.TempDir(), Listen: freeAddress(t), SyncAlways: sync}
+		s := embed(t, opt)
+		t.Cleanup(func() { s.Shutdown() })
+		c := connect(t, ConnectOptions{URL: s.URL()})
+		a := answer(t, c, s, StreamsOptions{SyncAlways: sync})
+		a.Restart = func(meanwhile func()) {
+			s.Shutdown()
+			meanwhile()
+			s = embed(t, opt)
+		}
+		a.DropConnections = func() { dropConnections(t, s) }
+		return a
+	}
+}
+
+func answer(t *testing.T, c *Conn, s *Server, opt StreamsOptions) transporttest.Answer {
+	t.Helper()
+	opt.AckTimeout = 30 * time.Second // a test must not fail because its disk is slow
+	objects, err := NewObjects(c, SnapshotBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return transporttest.Answer{
+		Streams: NewStreams(c, opt), Objects: objects,
+		DropConsumers:   func(stream string) int { return dropConsumers(t, c, stream) },
+		DropConnections: func() { dropConnections(t, s) },
+		Corrupt: func(string) { // one chunk is gone
+			m, err := NewStreams(c, opt).LastOn(t.Context(), "OBJ_"+SnapshotBucket, "$O."+SnapshotBucket+".C.>")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.api(t.Context(), "STREAM.MSG.DELETE.OBJ_"+SnapshotBucket, map[string]any{"seq": m.Sequence - 1}, nil); err != nil {
+				t.Fatal(err)
+			}
+		},
+	}
+}
+
+func dropConsumers(t *testing.T, c *Conn, stream string) int {
+	t.Helper()
+	var names struct {
+		Consumers []string `json:"consumers"`
+	}
+	if err := c.api(t.Context(), "CONSUMER.NAMES."+stream, nil, &names); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names.Consumers {
+		if err := c.api(t.Context(), "CONSUMER.DELETE."+stream+"."+name, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return len(names.Consumers)
+}
+
+func dropConnections(t *testing.T, s *Server) {
+	t.Helper()
+	conns, err := s.s.Connz(&server.ConnzOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range conns.Conns {
+		if err := s.s.DisconnectClientByID(c.Cid); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestSuiteInProcess(t *testing.T) {
+	transporttest.Run(t, func(t *testing.T) transporttest.Answer {
+		s := embed(t, Options{})
+		t.Cleanup(s.Shutdown)
+		return answer(t, connect(t, ConnectOptions{Server: s}), s, StreamsOptions{})
+	})
+}
+
+func TestSuiteOutside(t *testing.T) { transporttest.Run(t, outside(false)) }
+
+func TestSuiteSyncAlways(t *testing.T) { transporttest.Run(t, outside(true)) }
+
+func BenchmarkInProcess(b *testing.B) {
+	transporttest.Bench(b, func(b *testing.B) transport.Streams {
+		s := embed(b, Options{})
+		b.Cleanup(s.Shutdown)
+		return NewStreams(connect(b, ConnectOptions{Server: s}), StreamsOptions{})
+	})
+}
+
+func BenchmarkOutside(b *testing.B) {
+	transporttest.Bench(b, func(b *testing.B) transport.Streams {
+		s := embed(b, Options{Listen: "127.0.0.1:0"})
+		b.Cleanup(s.Shutdown)
+		return NewStreams(connect(b, ConnectOptions{URL: s.URL()}), StreamsOptions{})
+	})
+}
+
+func TestEmbedRefuses(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		opt  Options
+		want string
+	}{
+		{Options{}, "Dir is empty"},
+		{Options{Dir: t.TempDir(), MaxPayload: 100}, "MaxPayload is 100"},
+		{Options{Dir: t.TempDir(), Listen: "nonsense"}, "Listen"},
+		{Options{Dir: t.TempDir(), Listen: "127.0.0.1:99999"}, "port"},
+		{Options{Dir: t.TempDir(), Listen: taken.Addr().String()}, "in use"},
+		{Options{Dir: file}, "not a directory"},
+	} {
+		s, err := Embed(c.opt)
+		if err == nil {
+			s.Shutdown()
+			t.Errorf("%+v: started", c.opt)
+			continue
+		}
+		if !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("got %q, want one line with %q", err, c.want)
+		}
+	}
+}
+
+func TestConnectRefuses(t *testing.T) {
+	start := time.Now()
+	if _, err := Connect(t.Context(), ConnectOptions{URL: "nats://" + freeAddress(t)}); err == nil || time.Since(start) > 15*time.Second {
+		t.Errorf("no server: error %v after %s", err, time.Since(start))
+	}
+	plain, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go plain.Start()
+	defer plain.Shutdown()
+	if !plain.ReadyForConnections(10 * time.Second) {
+		t.Fatal("not ready")
+	}
+	if _, err := Connect(t.Context(), ConnectOptions{URL: plain.ClientURL()}); err == nil || !strings.Contains(err.Error(), "JetStream") {
+		t.Errorf("a server without JetStream: %v", err)
+	}
+}
+
+func TestAtLeast(t *testing.T) {
+	for _, c := range []struct {
+		have string
+		want bool
+	}{
+		{"2.15.2", true}, {"2.15.10", true}, {"2.16.0-RC.1", true}, {"3.0.0", true}, {"v2.15.2", true},
+		{"2.15.1", false}, {"2.9.99", false}, {"1.99.99", false}, {"", false},
+	} {
+		if atLeast(c.have, "2.15.2") != c.want {
+			t.Errorf("%s is at least 2.15.2: %v, want %v", c.have, !c.want, c.want)
+		}
+	}
+}
+
+func TestParseReply(t *testing.T) {
+	for _, c := range []struct {
+		reply string
+		want  origin
+		ok    bool
+	}{
+		{"$JS.ACK.S.C.1.42.7.1700000000000000001.3", origin{42, 7, 1700000000000000001}, true},
+		{"$JS.ACK.hub.ABCD.S.C.1.42.7.1700000000000000001.3", origin{42, 7, 1700000000000000001}, true},
+		{"$JS.ACK.hub.ABCD.S.C.1.42.7.1700000000000000001.3.rnd", origin{42, 7, 1700000000000000001}, true},
+		{"$JS.ACK.S.C.1.42.7", origin{}, false},
+		{"$JS.ACK.", origin{}, false},
+		{"_INBOX.x.y", origin{}, false},
+		{"", origin{}, false},
+	} {
+		got, ok := parseReply(c.reply)
+		if ok != c.ok || ok && got != c.want {
+			t.Errorf("%q: %+v, %v", c.reply, got, ok)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { parseReply("$JS.ACK.S.C.1.42.7.1700000000000000001.3") }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
