@@ -255,7 +255,7 @@ func (s *Server) unknown(w http.ResponseWriter, r *http.Request) {
 	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
 		other := r.Clone(r.Context())
 		other.Method = m
-		if _, pattern := s.mux.Handler(other); pattern != catchAll {
+		if _, pattern := s.mux.Handler(other); strings.HasPrefix(pattern, m+" ") {
 			methods = append(methods, m)
 		}
 	}
