@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -51,6 +52,7 @@ const (
 	rowSlab  = 128  // rows
 	spanSlab = 1024 // spans
 	few      = 16   // names up to here are compared one with another
+	allMarks = 1<<64 - 1
 	maxText  = math.MaxInt32
 )
 
@@ -173,6 +175,7 @@ func (p *Parser) row(s string, at int) (*Row, int, error) {
 	start := at
 	p.depth = 1
 	spans := p.spans[len(p.spans):]
+	marks := uint64(0)
 	at = space(s, at+1)
 	if at < len(s) && s[at] == '}' {
 		return p.newRow(s[start:at+1], nil), at + 1, nil
@@ -196,9 +199,17 @@ func (p *Parser) row(s string, at int) (*Row, int, error) {
 		v := &spans[len(spans)-1]
 		*v = span{name: uint32(at + 1 - start), nameEnd: uint32(end - 1 - start), nameEscaped: escaped}
 		if n := len(spans) - 1; n < few {
-			if err := unique(s[start:], spans[:n], v, nameAt); err != nil {
-				return nil, at, err
+			// Names whose marks differ differ; only for others the texts have to be compared.
+			mark := uint64(allMarks)
+			if !escaped {
+				mark = uint64(1) << ((uint(end-at)*7 + uint(s[at+1]) + uint(s[end-2])*3) & 63)
 			}
+			if marks&mark != 0 {
+				if err := unique(s[start:], spans[:n], v, nameAt); err != nil {
+					return nil, at, err
+				}
+			}
+			marks |= mark
 		} else if n >= MaxFields {
 			return nil, at, tooMany(nameAt)
 		}
@@ -462,25 +473,29 @@ func space(s string, at int) int {
 	return at
 }
 
-// special marks the bytes at which the scan of a string has to look closer.
-var special = func() (t [256]bool) {
-	for c := range t {
-		t[c] = c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf
-	}
-	return t
-}()
-
 // scanString checks the string whose opening quote is s[at]; it says where the string ends, behind its closing
 // quote, and whether it holds escapes.
 func scanString(s string, at int) (end int, escaped bool, err error) {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
 	i := at + 1
-	for i < len(s) {
-		c := s[i]
-		if !special[c] {
-			i++
-			continue
+	for {
+		// Eight bytes at a time, up to the first that is a quote, a backslash, a control character or not ASCII.
+		// A borrow can only reach bytes above one that has stopped the search, so the lowest is right.
+		for i+8 <= len(s) {
+			b := s[i : i+8]
+			x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
+				uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+			stop := (x | (x - ones*0x20) | ((x ^ ones*'"') - ones) | ((x ^ ones*'\\') - ones)) & tops
+			if stop != 0 {
+				i += bits.TrailingZeros64(stop) / 8
+				break
+			}
+			i += 8
 		}
-		switch {
+		if i >= len(s) {
+			return i, escaped, &SyntaxError{len(s), "expected '\"' at the end of the string, found the end"}
+		}
+		switch c := s[i]; {
 		case c == '"':
 			return i + 1, escaped, nil
 		case c == '\\':
@@ -492,6 +507,8 @@ func scanString(s string, at int) (end int, escaped bool, err error) {
 			i += n
 		case c < 0x20:
 			return i, escaped, &SyntaxError{i, fmt.Sprintf("control character 0x%02x in a string; it must be escaped", c)}
+		case c < utf8.RuneSelf:
+			i++
 		default:
 			r, n := utf8.DecodeRuneInString(s[i:])
 			if r == utf8.RuneError && n == 1 {
@@ -500,7 +517,6 @@ func scanString(s string, at int) (end int, escaped bool, err error) {
 			i += n
 		}
 	}
-	return i, escaped, &SyntaxError{len(s), "expected '\"' at the end of the string, found the end"}
 }
 
 // scanEscape returns the length of the escape at s[i], a pair of surrogates being one.
