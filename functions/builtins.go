@@ -155,7 +155,7 @@ func builtinTable() []builtin {
 		b("arrays", "fromPairs(array)", "The object of arrays of name and value.", 1, array1, isObject, fromPairs),
 
 		b("time", "millis(time)", "The time in Unix milliseconds.", 1, timeArg, isInt, timePart(func(t time.Time) kis.Value { return kis.IntValue(t.UnixMilli()) })),
-		b("time", "rfc3339(time)", `The time as text, "2026-01-31T08:30:00.250Z".`, 1, timeArg, isString, timePart(func(t time.Time) kis.Value { return kis.StringValue(t.Format("2006-01-02T15:04:05.999Z07:00")) })),
+		b("time", "rfc3339(time)", `The time as text, "2026-01-31T08:30:00.250Z".`, 1, timeArg, isString, timePart(func(t time.Time) kis.Value { return kis.StringValue(t.Format("2006-01-02T15:04:05.000Z07:00")) })),
 		b("time", "day(time)", `The day as text, "2026-01-31".`, 1, timeArg, isString, timePart(func(t time.Time) kis.Value { return kis.StringValue(t.Format(time.DateOnly)) })),
 		b("time", "year(time)", "The year.", 1, timeArg, isInt, timePart(func(t time.Time) kis.Value { return kis.IntValue(int64(t.Year())) })),
 		b("time", "month(time)", "The month, 1 to 12.", 1, timeArg, isInt, timePart(func(t time.Time) kis.Value { return kis.IntValue(int64(t.Month())) })),

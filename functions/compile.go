@@ -619,7 +619,7 @@ func (c *compiler) let(n *ast.VariableDeclaratorNode, soft bool) node {
 		if !ok {
 			return v, false
 		}
-		f.slots[slot] = v
+		f.slots[slot], f.used = v, true
 		return then(f)
 	}, value, body)
 }

@@ -42,6 +42,7 @@ type frame struct {
 
 	keys     []kis.Field // of key, once they were asked for
 	slots    []kis.Value // of let, #, #index, #acc
+	used     bool        // some slot is
 	stack    []kis.Value // arguments of calls
 	work     int         // what is left of the budget
 	err      *evalError
@@ -218,6 +219,15 @@ func newFrame(p *params) *frame {
 // show makes a call's row what expressions see.
 func (f *frame) show(c *kis.Call) {
 	f.row, f.meta, f.key, f.keys, f.state = c.Rows[0], c.Metas[0], c.Key, nil, nil
+}
+
+// hide lets go of what show showed: the row's message may be far larger than what is kept of it.
+func (f *frame) hide() {
+	f.row, f.meta, f.key, f.keys, f.state = nil, nil, kis.Key{}, nil, nil
+	if f.used {
+		clear(f.slots)
+		f.used = false
+	}
 }
 
 // describe says what a value is, for a message.

@@ -193,6 +193,9 @@ func (c *compiler) member(n *ast.MemberNode, soft bool) node {
 	if part, ok := c.part(n, soft); ok {
 		return part
 	}
+	if base, ok := n.Node.(*ast.IdentifierNode); ok && base.Value == "row" && c.roots.row {
+		return c.computedField(n, soft)
+	}
 	base := c.compile(n.Node, soft)
 	property := c.compile(n.Property, false)
 	if base.bad || property.bad {
@@ -230,6 +233,30 @@ func (c *compiler) member(n *ast.MemberNode, soft bool) node {
 		}
 		return v, ok
 	}, base, property)
+}
+
+// computedField is row[...] with a name that is computed.
+func (c *compiler) computedField(n *ast.MemberNode, soft bool) node {
+	name := c.compile(n.Property, false)
+	at := c.site(n, "row[]", n.Property)
+	if !c.need(at, isString, n.Property, name) {
+		return badNode
+	}
+	with := name.eval
+	return node{kinds: anyKind, eval: func(f *frame) (kis.Value, bool) {
+		p, ok := with(f)
+		if !ok {
+			return p, false
+		}
+		if p.Kind() != kis.String {
+			return f.mismatch(at, "a field's name", p)
+		}
+		v, there := f.row.Get(p.Text())
+		if !there && !soft {
+			return f.fail(at, "row[%s] is missing", short(string(p.AppendJSON(nil))))
+		}
+		return v, true
+	}}
 }
 
 // access looks up an object's field, an array's element or a string's character; there says whether there is

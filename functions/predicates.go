@@ -65,6 +65,7 @@ func (l *loop) walk(f *frame, each func(element, made kis.Value) (more, ok bool)
 	if !f.charge(l.at, len(array.Text())) {
 		return false
 	}
+	f.used = true
 	i := int64(0)
 	for e := (elements{text: array.Text()}); ; i++ {
 		text, more := e.next()

@@ -29,6 +29,7 @@ type verifier struct {
 
 func (r *verifier) Handle(c *kis.Call) error {
 	r.frame.show(c)
+	defer r.frame.hide()
 	for i := range r.rules {
 		holds, err := r.rules[i].holds.truth(r.frame)
 		if err != nil {
@@ -137,6 +138,7 @@ func (r *calculator) Encode(dst []byte, state any) ([]byte, error) {
 func (r *calculator) Handle(c *kis.Call) error {
 	f := r.frame
 	f.show(c)
+	defer r.done()
 	s, _ := c.State.(*keyState)
 	if s == nil && len(r.fields) > 0 {
 		return kis.Stop(errors.New("a calculation was called without the state of its key"))
@@ -181,6 +183,13 @@ func (r *calculator) Handle(c *kis.Call) error {
 	return nil
 }
 
+// done lets go of the row that was handled.
+func (r *calculator) done() {
+	r.frame.hide()
+	clear(r.room)
+	clear(r.next)
+}
+
 // replaced is the value that takes another's place in a state.
 func replaced(old, v kis.Value) kis.Value {
 	if old.Kind() == v.Kind() && (isNumber | isString | isArray | isObject).has(v.Kind()) && old.Text() == v.Text() {
@@ -213,6 +222,7 @@ type expander struct {
 func (r *expander) Handle(c *kis.Call) error {
 	f, row := r.frame, c.Rows[0]
 	f.show(c)
+	defer r.done()
 	if r.when != nil {
 		if applies, err := r.when.truth(f); err != nil {
 			return err
@@ -234,4 +244,10 @@ func (r *expander) Handle(c *kis.Call) error {
 	c.Send(to, out)
 	c.Emit(row)
 	return nil
+}
+
+// done lets go of the row that was handled.
+func (r *expander) done() {
+	r.frame.hide()
+	clear(r.room)
 }
