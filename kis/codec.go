@@ -249,8 +249,8 @@ func short(s string) string {
 	return strings.ToValidUTF8(s[:64], "") + "..."
 }
 
-// appendFields appends what the struct holds to fields.
-func (c *codec) appendFields(fields []Field, from reflect.Value) ([]Field, error) {
+// build adds what the struct holds to a row.
+func (c *codec) build(b *Builder, from reflect.Value) error {
 	for i := range c.fields {
 		f := &c.fields[i]
 		v := from.Field(f.index[0])
@@ -259,11 +259,17 @@ func (c *codec) appendFields(fields []Field, from reflect.Value) ([]Field, error
 		}
 		value, err := f.get(v)
 		if err != nil {
-			return fields, fmt.Errorf("field %s: %w", quoteShort(f.name), err)
+			return fmt.Errorf("field %s: %w", quoteShort(f.name), err)
 		}
-		fields = append(fields, Field{f.name, value})
+		b.Add(f.name, value)
 	}
-	return fields, nil
+	return nil
+}
+
+// has says whether build adds a field of that name.
+func (c *codec) has(name string, from reflect.Value) bool {
+	at := c.find(name, 0)
+	return at >= 0 && !c.fields[at].omitted(from.Field(c.fields[at].index[0]))
 }
 
 // appendJSON appends the struct as a JSON object.

@@ -37,12 +37,11 @@ type Event[In any] struct {
 // Out is a struct, as in Event, a *Row (which must not be changed any more), a RowEncoder, or what else
 // encoding/json writes as an object.
 type Output[Out any] struct {
-	call   *Call
-	codec  *codec
-	fields []Field // free room for rows
-	rows   []Row   // free room for rows
-	value  Out     // the value in hand: a place that can be pointed to without allocation
-	err    error   // the first
+	call    *Call
+	codec   *codec
+	builder Builder
+	value   Out   // the value in hand: a place that can be pointed to without allocation
+	err     error // the first
 }
 
 // Emit hands a row to the next step: value's fields, after those of key that value lacks. In a Batch handler
@@ -52,8 +51,8 @@ func (o *Output[Out]) Emit(key Key, value Out) { o.EmitFor(0, key, value) }
 // EmitFor is Emit for Batch handlers: cause is the index of the event that caused the row; the row leaves in
 // that event's turn.
 func (o *Output[Out]) EmitFor(cause int, key Key, value Out) {
-	if row := o.row("emit", cause, value); row != nil {
-		o.call.EmitFor(cause, row.complete(key))
+	if row := o.row("emit", cause, key, value); row != nil {
+		o.call.EmitFor(cause, row)
 	}
 }
 
@@ -63,7 +62,7 @@ func (o *Output[Out]) Send(subject string, value Out) { o.SendFor(0, subject, va
 
 // SendFor is Send for Batch handlers: cause is the index of the event that caused the row.
 func (o *Output[Out]) SendFor(cause int, subject string, value Out) {
-	if row := o.row("send", cause, value); row != nil {
+	if row := o.row("send", cause, Key{}, value); row != nil {
 		o.call.SendFor(cause, subject, row)
 	}
 }
@@ -102,21 +101,15 @@ func (o *Output[Out]) fail(err error) {
 	}
 }
 
-// Slabs of the rows that a handler emits; a row that is kept keeps its neighbours.
-const (
-	outRows   = 32
-	outFields = 256
-)
-
-// row makes the row of a value; nil if it cannot, which fail has been told.
-func (o *Output[Out]) row(verb string, cause int, value Out) *Row {
+// row makes the row of a value and the key's fields; nil if it cannot, which fail has been told.
+func (o *Output[Out]) row(verb string, cause int, key Key, value Out) *Row {
 	if o.call == nil {
 		panic("kis: an Output was used after its handler had returned")
 	}
 	if cause < 0 || cause >= len(o.call.Rows) {
 		panic(fmt.Sprintf("kis: %s: cause %d of a call with %d events", verb, cause, len(o.call.Rows)))
 	}
-	row, err := o.encode(value)
+	row, err := o.encode(key, value)
 	if err != nil {
 		o.fail(fmt.Errorf("%s: %w", verb, err))
 		return nil
@@ -124,42 +117,46 @@ func (o *Output[Out]) row(verb string, cause int, value Out) *Row {
 	return row
 }
 
-func (o *Output[Out]) encode(value Out) (*Row, error) {
+func (o *Output[Out]) encode(key Key, value Out) (row *Row, err error) {
 	o.value = value
 	switch v := any(&o.value).(type) {
 	case **Row:
-		if *v == nil {
+		if row = *v; row == nil {
 			return nil, errors.New("no row")
 		}
-		return *v, nil
 	case RowEncoder:
-		row := o.newRow()
-		return row, v.EncodeRow(row)
+		row = new(Row)
+		if err := v.EncodeRow(row); err != nil {
+			return nil, err
+		}
+	default:
+		if o.codec != nil {
+			from := reflect.ValueOf(v).Elem()
+			o.builder.Begin()
+			if len(key.names) > 0 {
+				o.builder.addMissing(key, func(name string) bool { return o.codec.has(name, from) })
+			}
+			if err := o.codec.build(&o.builder, from); err != nil {
+				return nil, err
+			}
+			return o.builder.End(), nil
+		}
+		if row, err = marshalRow(v); err != nil {
+			return nil, err
+		}
 	}
-	if o.codec == nil {
-		return marshalRow(&o.value)
+	has := func(name string) bool { _, ok := row.Get(name); return ok }
+	for _, name := range key.names {
+		if !has(name) {
+			o.builder.Begin()
+			o.builder.addMissing(key, has)
+			for i := range row.Len() {
+				o.builder.Add(row.At(i).Name, row.At(i).Value)
+			}
+			return o.builder.End(), nil
+		}
 	}
-	row := o.newRow()
-	need := len(o.codec.fields)
-	if cap(o.fields)-len(o.fields) < need {
-		o.fields = make([]Field, 0, max(outFields, need))
-	}
-	free := o.fields[len(o.fields):]
-	fields, err := o.codec.appendFields(free, reflect.ValueOf(&o.value).Elem())
-	if err != nil {
-		return nil, err
-	}
-	o.fields = o.fields[:len(o.fields)+len(fields)]
-	row.fields = fields[:len(fields):len(fields)]
 	return row, nil
-}
-
-func (o *Output[Out]) newRow() *Row {
-	if len(o.rows) == cap(o.rows) {
-		o.rows = make([]Row, 0, outRows)
-	}
-	o.rows = o.rows[:len(o.rows)+1]
-	return &o.rows[len(o.rows)-1]
 }
 
 // marshalRow makes a row by encoding/json.
@@ -351,7 +348,6 @@ type runner[S, In, Out any] struct {
 	handle func(*runner[S, In, Out], *Call, *S) error
 
 	events []Event[In] // of the call in hand
-	rows   []Row       // free room for the copies that handlers of *Row are given
 	out    Output[Out]
 }
 
@@ -466,7 +462,7 @@ func (r *runner[S, In, Out]) tidy() {
 func (r *runner[S, In, Out]) decode(row *Row, into *In) error {
 	switch into := any(into).(type) {
 	case **Row:
-		*into = r.copyRow(row)
+		*into = r.out.builder.copyRow(row)
 		return nil
 	case RowDecoder:
 		return into.DecodeRow(row)
@@ -475,15 +471,4 @@ func (r *runner[S, In, Out]) decode(row *Row, into *In) error {
 		return r.in.decode(row, reflect.ValueOf(into).Elem())
 	}
 	return unmarshal(row.AppendJSON(nil), into)
-}
-
-func (r *runner[S, In, Out]) copyRow(row *Row) *Row {
-	if row.text == "" {
-		return row.Clone()
-	}
-	if len(r.rows) == cap(r.rows) {
-		r.rows = make([]Row, 0, outRows)
-	}
-	r.rows = append(r.rows, *row) // spans never change
-	return &r.rows[len(r.rows)-1]
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
-	"unsafe"
 )
 
 // Bounds of what a parser reads.
@@ -52,14 +51,13 @@ const (
 	rowSlab  = 128  // rows
 	spanSlab = 1024 // spans
 	few      = 16   // names up to here are compared one with another
-	allMarks = 1<<64 - 1
 	maxText  = math.MaxInt32
 )
 
 // Parse reads a text that is exactly one JSON object, with white space around it at most. The row keeps text:
 // it must not be changed any more. The error is a *SyntaxError.
 func (p *Parser) Parse(text []byte) (*Row, error) {
-	s := unsafe.String(unsafe.SliceData(text), len(text))
+	s := view(text)
 	if err := checkSize(s); err != nil {
 		return nil, err
 	}
@@ -82,7 +80,7 @@ func (p *Parser) Parse(text []byte) (*Row, error) {
 // malformed event, and so is a payload that holds nothing. The rows and bad keep the payload: it must not be
 // changed any more. Offsets of errors count from the payload's start.
 func (p *Parser) Split(payload []byte, each func(index uint32, row *Row, bad []byte, err error)) {
-	s := unsafe.String(unsafe.SliceData(payload), len(payload))
+	s := view(payload)
 	if err := checkSize(s); err != nil {
 		each(0, nil, payload, err)
 		return
@@ -199,11 +197,7 @@ func (p *Parser) row(s string, at int) (*Row, int, error) {
 		v := &spans[len(spans)-1]
 		*v = span{name: uint32(at + 1 - start), nameEnd: uint32(end - 1 - start), nameEscaped: escaped}
 		if n := len(spans) - 1; n < few {
-			// Names whose marks differ differ; only for others the texts have to be compared.
-			mark := uint64(allMarks)
-			if !escaped {
-				mark = uint64(1) << ((uint(end-at)*7 + uint(s[at+1]) + uint(s[end-2])*3) & 63)
-			}
+			mark := nameMark(s[at+1:end-1], escaped)
 			if marks&mark != 0 {
 				if err := unique(s[start:], spans[:n], v, nameAt); err != nil {
 					return nil, at, err

@@ -184,8 +184,18 @@ func appendFloat(dst []byte, f float64) []byte {
 
 // isPlain says whether a string needs no escape in JSON.
 func isPlain(s string) bool {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(s); i += 8 { // as scanString does
+		b := s[i : i+8]
+		x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
+			uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+		if (x|(x-ones*0x20)|((x^ones*'"')-ones)|((x^ones*'\\')-ones))&tops != 0 {
+			break
+		}
+	}
 	ascii := true
-	for i := 0; i < len(s); i++ {
+	for ; i < len(s); i++ {
 		switch c := s[i]; {
 		case c < 0x20 || c == '"' || c == '\\':
 			return false
@@ -319,26 +329,6 @@ func (r *Row) Set(name string, v Value) {
 		}
 	}
 	r.fields = append(r.fields, Field{name, v})
-}
-
-// complete returns a row that has all fields of a key: r, or a copy with those that r lacks before the others.
-func (r *Row) complete(key Key) *Row {
-	for _, name := range key.names {
-		if _, ok := r.Get(name); ok {
-			continue
-		}
-		c := &Row{fields: make([]Field, 0, len(key.names)+r.Len())}
-		for _, f := range key.Fields() {
-			if _, ok := r.Get(f.Name); !ok {
-				c.fields = append(c.fields, f)
-			}
-		}
-		for i := range r.Len() {
-			c.fields = append(c.fields, r.At(i))
-		}
-		return c
-	}
-	return r
 }
 
 // Delete removes a field; that the row lacks it is no mistake.

@@ -411,3 +411,49 @@ func splitString(t *testing.T, payload []byte) string {
 	})
 	return strings.Join(got, "|")
 }
+
+func BenchmarkBuilder(b *testing.B) {
+	var dst []byte
+	var builder Builder
+	b.ReportAllocs()
+	for b.Loop() {
+		r := builder.Row(Field{"userid", IntValue(4711)}, Field{"count", IntValue(12)}, Field{"total", IntValue(129900)}, Field{"max", IntValue(1299)})
+		dst = r.AppendJSON(dst[:0])
+	}
+}
+
+func TestBuilder(t *testing.T) {
+	fields := []Field{
+		{"a", IntValue(-5)}, {"b\"\n", StringValue("x\ty")}, {"é", StringValue("é")}, {"d", FloatValue(2)}, {"e", NullValue()},
+		{"f", BoolValue(true)}, {"\xff", StringValue("")}, {"", Value{kind: Array, text: "[1]"}}, {"h", Value{kind: Number, text: "1e999"}},
+	}
+	var b Builder
+	b.Begin()
+	b.Add("dropped", NullValue())
+	var rows []*Row
+	var want []string
+	for i := range 2000 {
+		f := append(fields[i%9:], Field{"i", IntValue(int64(i))}, Field{"long", StringValue(strings.Repeat("x", i))})
+		rows, want = append(rows, b.Row(f...)), append(want, NewRow(f...).String())
+	}
+	for i, row := range rows {
+		if row.String() != want[i] {
+			t.Fatalf("row %d is %.200s, want %.200s", i, row, want[i])
+		}
+		parsed, err := ParseRow(row.AppendJSON(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j := range parsed.Len() {
+			if p, q := parsed.At(j), row.At(j); p.Name != q.Name || !p.Value.Equal(q.Value) {
+				t.Fatalf("row %d field %d is %v, want %v", i, j, q, p)
+			}
+		}
+	}
+	if got := b.Row().String(); got != "{}" {
+		t.Errorf("a row without fields is %s", got)
+	}
+	if got := b.Row(Field{"a", IntValue(1)}, Field{"b", IntValue(2)}, Field{"a", IntValue(3)}, Field{"\xff", IntValue(4)}, Field{"\xfe", IntValue(5)}).String(); got != `{"a":3,"b":2,"`+"\ufffd"+`":5}` {
+		t.Errorf("a name twice: %s", got)
+	}
+}
