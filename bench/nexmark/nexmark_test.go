@@ -1,0 +1,371 @@
+package nexmark
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"math/big"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write testdata/sample.jsonl.gz again")
+
+const (
+	sampleFile   = "testdata/sample.jsonl.gz"
+	sampleEvents = 5000
+)
+
+// sampleGenerator makes the sample: every hour of a day, and a little out of order.
+var sampleGenerator = Generator{Seed: 2026, Rate: 0.05, Group: 5}
+
+// events reads a file of events, one a line, and returns them as texts and decoded.
+func events(t *testing.T, file string) (texts [][]byte, list []Event) {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(z)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		texts = append(texts, bytes.Clone(lines.Bytes()))
+		var e Event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, e)
+	}
+	if err := lines.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return texts, list
+}
+
+func TestSampleIsTheGenerators(t *testing.T) {
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false)
+	for n := range sampleEvents {
+		if err := enc.Encode(sampleGenerator.Event(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if *rewrite {
+		var packed bytes.Buffer
+		z, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := z.Write(text.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(sampleFile, packed.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	texts, _ := events(t, sampleFile)
+	if got := append(bytes.Join(texts, []byte("\n")), '\n'); !bytes.Equal(got, text.Bytes()) {
+		t.Errorf("%s is not what the generator makes; -rewrite writes it again", sampleFile)
+	}
+}
+
+// TestGenerator holds the stream to the benchmark's rules.
+func TestGenerator(t *testing.T) {
+	g := Generator{Seed: 1}
+	count := [3]int{}
+	hotAuction, hotBidder, hotSeller, hotChannels, withID := 0, 0, 0, 0, 0
+	persons, auctions := make(map[int64]bool), make(map[int64]bool)
+	lastTime := ""
+	const n = 100_000
+	for i := range n {
+		e := g.Event(i)
+		count[e.Type]++
+		at := ""
+		switch e.Type {
+		case TypePerson:
+			if persons[e.Person.ID] {
+				t.Fatalf("person %d twice", e.Person.ID)
+			}
+			persons[e.Person.ID], at = true, e.Person.DateTime
+		case TypeAuction:
+			if auctions[e.Auction.ID] {
+				t.Fatalf("auction %d twice", e.Auction.ID)
+			}
+			auctions[e.Auction.ID], at = true, e.Auction.DateTime
+			if e.Auction.Expires <= at || e.Auction.Reserve <= e.Auction.InitialBid {
+				t.Fatalf("%+v", e.Auction)
+			}
+			if e.Auction.Seller%hotEvery == 0 {
+				hotSeller++
+			}
+		case TypeBid:
+			b := e.Bid
+			at = b.DateTime
+			if b.Price < 100 || b.Price > 100_000_000 {
+				t.Fatalf("price %d", b.Price)
+			}
+			if b.Auction%hotEvery == 0 {
+				hotAuction++
+			}
+			if b.Bidder%hotEvery == 1 {
+				hotBidder++
+			}
+			if slices.Contains(hotChannel, b.Channel) {
+				hotChannels++
+			}
+			if strings.Contains(b.URL, "&channel_id=") {
+				withID++
+			}
+			if parts := strings.Split(b.URL, "/"); len(parts) != 7 || parts[2] != "www.nexmark.com" {
+				t.Fatalf("url %s", b.URL)
+			}
+		}
+		if at < lastTime {
+			t.Fatalf("event %d at %s, after one at %s", i, at, lastTime)
+		}
+		lastTime = at
+	}
+	if count != [3]int{n / 50, 3 * n / 50, 46 * n / 50} {
+		t.Errorf("%v persons, auctions and bids; want 1 : 3 : 46", count)
+	}
+	share := func(what string, part, of int, want float64) {
+		if got := float64(part) / float64(of); got < want-0.02 || got > want+0.02 {
+			t.Errorf("%s: %.3f, want about %.3f", what, got, want)
+		}
+	}
+	bids := count[TypeBid]
+	share("bids for hot auctions", hotAuction, bids, 0.5+0.5/hotEvery)
+	share("bids of hot bidders", hotBidder, bids, 0.75+0.25/hotEvery)
+	share("auctions of hot sellers", hotSeller, count[TypeAuction], 0.75+0.25/hotEvery)
+	share("bids by hot channels", hotChannels, bids, 0.5)
+	share("bids with a channel_id", withID, bids, 0.45)
+	if a, b := g.Event(4711), g.Event(4711); !reflect.DeepEqual(a, b) {
+		t.Errorf("%+v and %+v", a, b)
+	}
+}
+
+// sharedFile is a larger file of events, made elsewhere by the benchmark's rules.
+func sharedFile(t *testing.T) string {
+	file := os.Getenv("KISFLOW_NEXMARK")
+	if file == "" {
+		file = filepath.Join("..", "..", "..", "shared", "nexmark", "nexmark-200k.jsonl.gz")
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Skipf("no larger file of events: %v; KISFLOW_NEXMARK names one", err)
+	}
+	return file
+}
+
+// TestQueries runs every query's flow through a node and compares all rows with the batch computation.
+func TestQueries(t *testing.T) {
+	t.Run("sample", func(t *testing.T) { testQueries(t, sampleFile) })
+	t.Run("200k", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("200,000 events a query; not with -short")
+		}
+		testQueries(t, sharedFile(t))
+	})
+}
+
+func testQueries(t *testing.T, file string) {
+	texts, list := events(t, file)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	n := startNode(ctx, t)
+	n.publish(ctx, t, texts)
+	for _, q := range Queries() {
+		t.Run(q.Name, func(t *testing.T) {
+			want := canonical(t, q.Answer(list))
+			got := n.rows(ctx, t, "nexmark.out."+q.Name, len(want))
+			compareRows(t, q.Key, got, want)
+		})
+	}
+}
+
+// compareRows compares rows key by key in order, or without a key without order.
+func compareRows(t *testing.T, key []string, got, want []Row) {
+	t.Helper()
+	groups := func(rows []Row) map[string][]string {
+		m := make(map[string][]string)
+		for _, r := range rows {
+			k := ""
+			for _, f := range key {
+				k += fmt.Sprint(r[f], "|")
+			}
+			m[k] = append(m[k], render(r))
+		}
+		if len(key) == 0 {
+			slices.Sort(m[""])
+		}
+		return m
+	}
+	g, w := groups(got), groups(want)
+	wrong := 0
+	for _, k := range slices.Sorted(keysOf(g, w)) {
+		a, b := g[k], w[k]
+		for i := range max(len(a), len(b)) {
+			x, y := "nothing", "nothing"
+			if i < len(a) {
+				x = a[i]
+			}
+			if i < len(b) {
+				y = b[i]
+			}
+			if x != y {
+				if wrong++; wrong <= 5 {
+					t.Errorf("key %q, row %d:\n got %s\nwant %s", k, i, x, y)
+				}
+			}
+		}
+	}
+	if wrong > 5 {
+		t.Errorf("and %d rows more", wrong-5)
+	}
+	if len(want) == 0 {
+		t.Error("the query has no rows: it tests nothing")
+	}
+}
+
+func keysOf(ms ...map[string][]string) func(func(string) bool) {
+	all := make(map[string]bool)
+	for _, m := range ms {
+		for k := range m {
+			all[k] = true
+		}
+	}
+	return func(yield func(string) bool) {
+		for k := range all {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// render writes a row with its fields in order of their names.
+func render(r Row) string {
+	names := make([]string, 0, len(r))
+	for name := range r {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, cmp.Compare)
+	var b strings.Builder
+	for _, name := range names {
+		fmt.Fprintf(&b, "%s=%v ", name, r[name])
+	}
+	return b.String()
+}
+
+// canonical brings the batch's rows into the form that decode gives.
+func canonical(t *testing.T, rows []Row) []Row {
+	t.Helper()
+	for _, r := range rows {
+		for name, v := range r {
+			switch v := v.(type) {
+			case int64:
+				r[name] = number(t, fmt.Sprint(v))
+			case Decimal:
+				r[name] = number(t, string(v))
+			case string:
+				r[name] = fmt.Sprintf("%q", v)
+			default:
+				t.Fatalf("%s is a %T", name, v)
+			}
+		}
+	}
+	return rows
+}
+
+// number is exact: 2.50 and 2.5 are the same, 0.1 is a tenth.
+func number(t *testing.T, text string) string {
+	t.Helper()
+	r, ok := new(big.Rat).SetString(text)
+	if !ok {
+		t.Fatalf("%q is no number", text)
+	}
+	return r.RatString()
+}
+
+// decode reads output messages: rows, one or several in each.
+func decode(t *testing.T, data []byte) []Row {
+	t.Helper()
+	var rows []Row
+	for d := json.NewDecoder(bytes.NewReader(data)); ; {
+		d.UseNumber()
+		var in map[string]any
+		if err := d.Decode(&in); err == io.EOF {
+			return rows
+		} else if err != nil {
+			t.Fatalf("output %q: %v", data, err)
+		}
+		r := make(Row, len(in))
+		for name, v := range in {
+			switch v := v.(type) {
+			case json.Number:
+				r[name] = number(t, string(v))
+			case string:
+				r[name] = fmt.Sprintf("%q", v)
+			default:
+				t.Fatalf("output %q: %s is a %T", data, name, v)
+			}
+		}
+		rows = append(rows, r)
+	}
+}
+
+// TestAnswers looks at the batch computation itself.
+func TestAnswers(t *testing.T) {
+	_, list := events(t, sampleFile)
+	for _, q := range Queries() {
+		rows := q.Answer(list)
+		if len(rows) < 10 {
+			t.Errorf("%s: %d rows of the sample; too few to test anything", q.Name, len(rows))
+		}
+	}
+	late := 0
+	for i := 1; i < len(list); i++ {
+		if list[i].Bid != nil && list[i-1].Bid != nil && list[i].Bid.DateTime < list[i-1].Bid.DateTime {
+			late++
+		}
+	}
+	if late < 100 {
+		t.Errorf("%d bids of the sample are out of order; too few to test anything", late)
+	}
+	// Two queries by hand, over three bids.
+	bid := func(auction, price int64, at string) Event {
+		return Event{Type: TypeBid, Bid: &Bid{Auction: auction, Bidder: 7, Price: price, DateTime: at, URL: "https://www.nexmark.com/a/b/c/item.htm?query=1"}}
+	}
+	few := []Event{bid(123, 200, "2026-01-01T07:59:59.999Z"), bid(123, 5_000_000, "2026-01-01T08:00:00.000Z"), bid(124, 1_000_000, "2026-01-01T00:00:00.000Z"), {Type: TypePerson, Person: &Person{}}}
+	if got := perBid(q2)(few); len(got) != 2 || got[1]["price"] != int64(5_000_000) {
+		t.Errorf("q2: %v", got)
+	}
+	if got := perBid(q14)(few); len(got) != 1 || got[0]["bidTimeType"] != "dayTime" || got[0]["price"] != Decimal("4540000.000") {
+		t.Errorf("q14: %v", got)
+	}
+	if got := q17(few); len(got) != 3 || got[1]["avg_price"] != int64(2_500_100) || got[1]["rank1_bids"] != int64(1) || got[1]["rank3_bids"] != int64(1) {
+		t.Errorf("q17: %v", got)
+	}
+	if got := q18([]Event{few[1], few[0]}); got[1]["price"] != int64(5_000_000) {
+		t.Errorf("q18: %v: an earlier bid that comes later must not win", got)
+	}
+}
