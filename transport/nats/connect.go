@@ -45,7 +45,9 @@ type Conn struct {
 	out *nats.Conn // publishes, acknowledgements, the API
 	in  *nats.Conn // readers
 
-	acks pending
+	acks   pending
+	server *Server // the embedded one; nil for one outside
+	free   gate
 
 	mu      sync.Mutex
 	readers map[*reader]struct{}
@@ -65,7 +67,7 @@ func Connect(ctx context.Context, o ConnectOptions) (*Conn, error) {
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	c := &Conn{log: o.Log, name: hex.EncodeToString(id[:]), readers: make(map[*reader]struct{})}
+	c := &Conn{log: o.Log, name: hex.EncodeToString(id[:]), readers: make(map[*reader]struct{}), server: o.Server}
 	where := o.URL
 	if o.Server != nil {
 		where = "the embedded server"
@@ -106,7 +108,6 @@ func (c *Conn) dial(o ConnectOptions, kind string, lost, back func()) (*nats.Con
 		nats.CustomReconnectDelay(reconnectDelay),
 		nats.PingInterval(20 * time.Second),
 		nats.MaxPingsOutstanding(2),
-		nats.NoEcho(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			lost()
 			if err != nil {

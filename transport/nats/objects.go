@@ -18,6 +18,7 @@ const SnapshotBucket = "KISFLOW_SNAPSHOTS"
 
 // Objects is transport.Objects in a bucket of JetStream's object store. It may be used by many goroutines.
 type Objects struct {
+	c      *Conn
 	js     jetstream.JetStream
 	bucket string
 
@@ -33,7 +34,7 @@ func NewObjects(c *Conn, bucket string) (*Objects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("objects: %w", err)
 	}
-	return &Objects{js: js, bucket: bucket}, nil
+	return &Objects{c: c, js: js, bucket: bucket}, nil
 }
 
 func (o *Objects) open(ctx context.Context) (jetstream.ObjectStore, error) {
@@ -57,6 +58,9 @@ func (o *Objects) open(ctx context.Context) (jetstream.ObjectStore, error) {
 
 // Put implements transport.Objects.
 func (o *Objects) Put(ctx context.Context, name string, r io.Reader) error {
+	if err := o.c.free.check(o.c.server); err != nil {
+		return fmt.Errorf("put object %s: %w", name, err)
+	}
 	store, err := o.open(ctx)
 	if err != nil {
 		return err

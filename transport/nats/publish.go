@@ -306,10 +306,18 @@ func (t *Streams) Publish(ctx context.Context, stream string, ms []transport.Out
 	if len(ms) == 0 {
 		return nil, nil
 	}
-	if !t.opt.SyncAlways || len(ms) == 1 {
+	if len(ms) == 1 {
 		return t.singles(ctx, stream, ms)
 	}
-	// One sync covers a batch.
+	k, err := t.kind(ctx, stream)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", stream, err)
+	}
+	if !k.atomic || !t.opt.SyncAlways && !k.replicated {
+		return t.singles(ctx, stream, ms)
+	}
+	// One sync covers a batch; and where there are replicas, fenced messages are not taken singly while others
+	// are on their way.
 	stored := make([]uint64, 0, len(ms))
 	for len(ms) > 0 {
 		n, bytes := 0, 0
@@ -318,11 +326,21 @@ func (t *Streams) Publish(ctx context.Context, stream string, ms []transport.Out
 			n++
 		}
 		last, err := t.AppendAll(ctx, stream, ms[:n])
-		if err != nil {
+		var refused *apiError
+		switch {
+		case err == nil:
+			for i := range n {
+				stored = append(stored, last-uint64(n-1-i)) // a batch is stored without anything in between
+			}
+		case errors.As(err, &refused) && (refused.ErrCode == codeBatchDuplicate || refused.ErrCode == codeBatchDisabled):
+			// Some are stored already, which only single messages are told. Or the stream was replaced.
+			seqs, err := t.singles(ctx, stream, ms[:n])
+			stored = append(stored, seqs...)
+			if err != nil {
+				return stored, err
+			}
+		default:
 			return stored, err
-		}
-		for i := range n {
-			stored = append(stored, last-uint64(n-1-i)) // a batch is stored without anything in between
 		}
 		ms = ms[n:]
 	}
@@ -333,6 +351,9 @@ func (t *Streams) Publish(ctx context.Context, stream string, ms []transport.Out
 func (t *Streams) singles(ctx context.Context, stream string, ms []transport.Outgoing) ([]uint64, error) {
 	if err := t.fit(stream, ms); err != nil {
 		return nil, err
+	}
+	if err := t.c.free.check(t.c.server); err != nil {
+		return nil, fmt.Errorf("stream %s: %w", stream, err)
 	}
 	var stored []uint64
 	give := time.Now().Add(writeBudget)
@@ -473,6 +494,9 @@ func (t *Streams) AppendAll(ctx context.Context, stream string, ms []transport.O
 	}
 	if err := t.fit(stream, ms); err != nil {
 		return 0, err
+	}
+	if err := t.c.free.check(t.c.server); err != nil {
+		return 0, fmt.Errorf("stream %s: %w", stream, err)
 	}
 	give := time.Now().Add(writeBudget)
 	for attempt := 1; ; attempt++ {

@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
+	"github.com/kisflow/kisflow/transport"
 	"github.com/nats-io/nats-server/v2/server"
 )
 
@@ -28,6 +30,10 @@ type Options struct {
 	MaxPayload int
 	// MaxStore is the most bytes that JetStream may use on disk. Default: what the file system has.
 	MaxStore int64
+	// MinFree is the least free space in Dir, in bytes: below it writes are refused with transport.ErrFull,
+	// because a JetStream that meets a full disk does not recover before its next start. Negative: none.
+	// Default 256 MiB.
+	MinFree int64
 	// StartTimeout bounds the start, which reads what the directory holds. Default 5 min.
 	StartTimeout time.Duration
 	// Name is the server's name in the logs and for monitoring. Default "kisflow".
@@ -39,6 +45,9 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	if o.MaxPayload == 0 {
 		o.MaxPayload = 8 << 20
+	}
+	if o.MinFree == 0 {
+		o.MinFree = 256 << 20
 	}
 	if o.StartTimeout == 0 {
 		o.StartTimeout = 5 * time.Minute
@@ -129,14 +138,6 @@ func Embed(opt Options) (*Server, error) {
 		}
 		so.Host, so.Port = host, port
 	}
-	if opt.Listen != "" && so.Port != server.RANDOM_PORT {
-		// The server ends the process where it cannot listen; a line of ours is kinder.
-		l, err := net.Listen("tcp", opt.Listen)
-		if err != nil {
-			return nil, fmt.Errorf("embedded NATS: %w", err)
-		}
-		_ = l.Close() // only tried
-	}
 	s, err := server.NewServer(so)
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS: %w", err)
@@ -186,6 +187,42 @@ func (e *Server) Dir() string { return e.opt.Dir }
 func (e *Server) Shutdown() {
 	e.s.Shutdown()
 	e.s.WaitForShutdown()
+}
+
+// gate keeps writes from a disk that is nearly full.
+type gate struct {
+	checked atomic.Int64 // when, in ns
+	closed  atomic.Bool
+}
+
+// gateEvery is how long one look at the disk counts.
+const gateEvery = 250 * time.Millisecond
+
+// check returns transport.ErrFull while less is free than the embedded server's MinFree.
+func (g *gate) check(e *Server) error {
+	if e == nil || e.opt.MinFree < 0 {
+		return nil
+	}
+	now := time.Now().UnixNano()
+	if last := g.checked.Load(); now-last >= int64(gateEvery) && g.checked.CompareAndSwap(last, now) {
+		free, err := freeBytes(e.opt.Dir)
+		g.closed.Store(err == nil && free < e.opt.MinFree)
+	}
+	if g.closed.Load() {
+		return transport.Refused(transport.ErrFull, "less than %d bytes are free in %s", e.opt.MinFree, e.opt.Dir)
+	}
+	return nil
+}
+
+// Healthy tells whether JetStream runs; its error says why not.
+func (e *Server) Healthy() error {
+	if !e.s.Running() {
+		return errors.New("embedded NATS: it is stopped")
+	}
+	if !e.s.JetStreamEnabled() {
+		return errors.New("embedded NATS: JetStream has been switched off by an error, see its log; free disk space and start again")
+	}
+	return nil
 }
 
 // logger hands the server's lines to slog.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kisflow/kisflow/transport"
@@ -22,8 +23,8 @@ type StreamsOptions struct {
 	AckTimeout time.Duration
 	// Window is the most messages of one Publish on their way. Default 4096.
 	Window int
-	// PullMessages and PullBytes are what one pull request of a reader asks for; a reader holds at most two of
-	// them. Default 1000 messages, and 1 MiB or one message of the largest size.
+	// PullMessages and PullBytes are what one pull request of a reader asks for; a reader has at most two under
+	// way and holds the messages of one more. Default 1000 messages, and 1 MiB or one message of the largest size.
 	PullMessages, PullBytes int
 	// Heartbeat is how often the server shows a waiting reader that it is there; after two and a half times
 	// that in silence the reader starts again. Default 15 s.
@@ -52,9 +53,30 @@ func (o StreamsOptions) withDefaults(maxPayload int) StreamsOptions {
 
 // Streams is transport.Streams on JetStream. It may be used by many goroutines.
 type Streams struct {
-	c   *Conn
-	opt StreamsOptions
+	c     *Conn
+	opt   StreamsOptions
+	kinds sync.Map // of streams seen: name to kind
 }
+
+// kind is what decides how a stream is written to.
+type kind struct {
+	atomic     bool // takes atomic batches
+	replicated bool
+}
+
+// kind tells of a stream, by what was last heard of it.
+func (t *Streams) kind(ctx context.Context, stream string) (kind, error) {
+	if k, ok := t.kinds.Load(stream); ok {
+		return k.(kind), nil
+	}
+	info, err := t.info(ctx, stream)
+	if err != nil {
+		return kind{}, err
+	}
+	return info.kind(), nil
+}
+
+func (s *streamInfo) kind() kind { return kind{s.Config.AllowAtomic, s.Config.Replicas > 1} }
 
 var _ transport.Streams = (*Streams)(nil)
 
@@ -155,6 +177,7 @@ func (t *Streams) Ensure(ctx context.Context, c transport.Config) (transport.Inf
 	if err != nil {
 		return transport.Info{}, fmt.Errorf("stream %s: %w", c.Name, err)
 	}
+	t.kinds.Store(c.Name, info.kind())
 	return info.info(), nil
 }
 
@@ -263,7 +286,14 @@ func (t *Streams) info(ctx context.Context, stream string) (*streamInfo, error) 
 		return nil, err
 	}
 	var info streamInfo
-	return &info, t.c.api(ctx, "STREAM.INFO."+stream, nil, &info)
+	if err := t.c.api(ctx, "STREAM.INFO."+stream, nil, &info); err != nil {
+		if errors.Is(err, transport.ErrNotFound) {
+			t.kinds.Delete(stream)
+		}
+		return nil, err
+	}
+	t.kinds.Store(stream, info.kind())
+	return &info, nil
 }
 
 // Capturing implements transport.Streams.
@@ -331,6 +361,7 @@ func (t *Streams) Delete(ctx context.Context, stream string) error {
 	if err := validName(stream); err != nil {
 		return err
 	}
+	t.kinds.Delete(stream)
 	if err := t.c.api(ctx, "STREAM.DELETE."+stream, nil, nil); err != nil && !errors.Is(err, transport.ErrNotFound) {
 		return fmt.Errorf("delete stream %s: %w", stream, err)
 	}
@@ -370,7 +401,7 @@ func (t *Streams) LastOn(ctx context.Context, stream, subject string) (transport
 func fields(h nats.Header) []transport.Field {
 	var fs []transport.Field
 	for name, values := range h {
-		if ours(name) {
+		if ours(name) || name == "Nats-Msg-Size" {
 			continue
 		}
 		for _, v := range values {
