@@ -285,14 +285,14 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 			return fmt.Errorf("%w: hand-off on %s is for no partition of the flow", ErrInput, m.Subject)
 		}
 	} else {
-		last, known := d.senders[m.Subject]
+		last, known := d.senders[e.Sender]
 		switch {
 		case known && e.Number <= last:
 			return nil // sent again by its owner's successor
 		case known && e.Number > last+1:
 			return fmt.Errorf("%w: hand-off on %s goes from number %d to %d", ErrInput, m.Subject, last, e.Number)
 		}
-		d.senders[m.Subject] = e.Number
+		d.senders[e.Sender] = e.Number
 	}
 	for i, b := range e.Rows {
 		id := e.Identities[i]

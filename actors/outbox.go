@@ -28,6 +28,9 @@ type target struct {
 	at      uint64 // its sequence in the stream
 	known   bool   // settled and at have been compared with the stream since we own the partition
 	waiting []waiting
+
+	// attempted: some of what waits may be stored already, by us or by a former owner.
+	attempted bool
 }
 
 // waiting is an output that a record holds and its stream perhaps not.
@@ -107,8 +110,9 @@ func (p *Partition) enclose(w *work, s *step, t *target, subject string, row *ki
 	})
 }
 
-// sender is the partition as a sender of hand-offs: with its layout generation.
-func (p *Partition) sender() string { return p.name + "/" + generation }
+// sender is the partition as a sender of hand-offs and outputs: with its layout generation, and with the time
+// at which the flow's log was created, so that a flow that is deleted and made again is another sender.
+func (p *Partition) sender() string { return p.senderName }
 
 // indexOf returns a text's place in a list, which it joins if need be. Most envelopes hold one or a few.
 func indexOf(list *[]string, s string) uint32 {

@@ -119,17 +119,19 @@ type Partition struct {
 	ports  Ports
 	opt    Options
 
-	steps     []step // all of the flow's, by index; those of other stages have no runner
-	stream    string // of the log
-	subject   string
-	owned     bool   // our epoch record is the log's: only then may anything leave
-	last      uint64 // sequence of our last record: what the next one expects
-	meta      proto.Meta
-	targets   map[string]*target
-	targeted  []*target // in the order of their first use
-	instances cache
-	encoded   []byte // scratch
-	pending   pendings
+	steps       []step // all of the flow's, by index; those of other stages have no runner
+	stream      string // of the log
+	subject     string
+	incarnation int64 // when the log was created, unix nanoseconds
+	senderName  string
+	owned       bool   // our epoch record is the log's: only then may anything leave
+	last        uint64 // sequence of our last record: what the next one expects
+	meta        proto.Meta
+	targets     map[string]*target
+	targeted    []*target // in the order of their first use
+	instances   cache
+	encoded     []byte // scratch
+	pending     pendings
 
 	queue         []*Chunk
 	queuedRows    int

@@ -90,7 +90,20 @@ func partitionOf(slot uint16, partitions int) int { return int(slot) * partition
 
 // PartitionName names a partition in logs, in the store and to people: flow/stage/number.
 func PartitionName(flow, stage string, number int) string {
-	return flow + "/" + stage + "/" + strconv.Itoa(number)
+	return flow + "/" + strings.ReplaceAll(stage, "/", "=2F") + "/" + strconv.Itoa(number)
+}
+
+// FlowOfPartition is the flow of a partition's name. A flow's name may hold slashes: the
+// stage begins behind the last slash but one because a slash in a stage's name is written =2F there.
+func FlowOfPartition(name string) string {
+	i := strings.LastIndexByte(name, '/')
+	if i < 0 {
+		return name
+	}
+	if i = strings.LastIndexByte(name[:i], '/'); i < 0 {
+		return name
+	}
+	return name[:i]
 }
 
 // Token writes a name as one token of a subject, or a part of a stream's name: letters, digits, '-' and '_'

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/kisflow/kisflow/kis"
@@ -118,6 +119,12 @@ func (p *Partition) claim(ctx context.Context) error {
 }
 
 func (p *Partition) claimOnce(ctx context.Context) error {
+	info, err := p.ports.Streams.Info(ctx, p.stream)
+	if err != nil {
+		return fmt.Errorf("log %s: %w", p.stream, err)
+	}
+	p.incarnation = info.Created.UnixNano()
+	p.senderName = p.name + "/" + generation + "@" + strconv.FormatInt(p.incarnation, 36)
 	var epoch, number, revision uint64
 	p.last = 0
 	m, err := p.ports.Streams.LastOn(ctx, p.stream, p.subject)
@@ -203,7 +210,7 @@ func (p *Partition) replay(ctx context.Context, own uint64, progress Progress) e
 		}
 		next = r.Number + 1
 		for _, o := range r.Outputs {
-			p.targetOf(o.Target)
+			p.targetOf(o.Target).attempted = true
 			p.enqueue(o)
 		}
 		if seq <= p.meta.Sequence {

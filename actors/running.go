@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,6 +61,13 @@ func (s *System) tick(ctx context.Context) {
 	}
 }
 
+// Running returns the flows that run here, by name.
+func (s *System) Running() []*Running {
+	all := s.running()
+	slices.SortFunc(all, func(a, b *Running) int { return strings.Compare(a.name, b.name) })
+	return all
+}
+
 func (s *System) running() []*Running {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -104,6 +113,8 @@ type Running struct {
 	ctx     context.Context
 	wg      sync.WaitGroup
 	restart chan struct{}
+
+	events, batches atomic.Uint64
 }
 
 // deal is a dealer at work.
@@ -304,11 +315,22 @@ func (r *Running) dealOnce(ctx context.Context, d *deal) error {
 	return dealer.Run(ctx, progressStreams{r.system.streams, d}, from)
 }
 
-// dealt passes chunks on to the partitions.
+// dealt passes chunks on to the partitions, and counts what comes in.
 type dealt struct {
 	*Running
 	d *deal
 }
+
+func (t dealt) Deliver(ctx context.Context, stage string, number int, k *Chunk) error {
+	if t.d.flow.Inputs[t.d.input].Kind != HandOff {
+		t.events.Add(uint64(len(k.Items)))
+	}
+	t.batches.Add(1)
+	return t.Running.Deliver(ctx, stage, number, k)
+}
+
+// Counts returns how many rows have come in from outside the flow on this node, and in how many deliveries.
+func (r *Running) Counts() (rows, deliveries uint64) { return r.events.Load(), r.batches.Load() }
 
 // progressStreams notes how far a dealer has come: when it asks for more, all before was delivered.
 type progressStreams struct {
@@ -587,6 +609,24 @@ func (r *Running) cutHandOffs(ctx context.Context) {
 			r.log.Warn("hand-offs were not cut", "error", err)
 		}
 	}
+}
+
+// Name is the flow's name.
+func (r *Running) Name() string { return r.name }
+
+// Progress tells how many of the partitions are ready, and how much of the logs those have read that recover.
+func (r *Running) Progress() (ready, all int, read, of uint64) {
+	for _, c := range r.all() {
+		all++
+		if cellState(c.state.Load()) != cellOpening {
+			ready++
+		}
+		c.mu.Lock()
+		read += c.done
+		of += c.of
+		c.mu.Unlock()
+	}
+	return ready, all, read, of
 }
 
 // Definition is the flow that runs.

@@ -112,13 +112,14 @@ func (p *Partition) publish(ctx context.Context, t *target) error {
 	for i := range t.waiting {
 		o := &t.waiting[i]
 		h := fields[2*i : 2*i : 2*i+2]
-		origin := p.name + " " + strconv.FormatUint(o.number, 10)
+		origin := p.sender() + " " + strconv.FormatUint(o.number, 10)
 		h = append(h, transport.Field{Name: originHeader, Value: origin})
 		if !t.fenced {
 			h = append(h, transport.Field{Name: "Nats-Msg-Id", Value: origin})
 		}
 		ms[i] = transport.Outgoing{Subject: o.subject, Header: h, Data: o.payload, Expect: expect}
 	}
+	t.attempted = true
 	stored, err := p.ports.Streams.Publish(ctx, t.stream, ms)
 	if n := len(stored); n > 0 {
 		t.stored(n, stored[n-1])
@@ -153,8 +154,10 @@ func (p *Partition) reconcileHandOff(ctx context.Context, t *target) error {
 		if err := e.UnmarshalVT(m.Data); err != nil {
 			return fmt.Errorf("%w: envelope %d on %s: %w", ErrDamagedLog, m.Sequence, t.name, err)
 		}
-		t.settled, t.at = max(t.settled, e.Number), m.Sequence
-		t.drop()
+		if t.at = m.Sequence; e.Sender == p.sender() { // else it is of a flow of this name that was deleted
+			t.settled = max(t.settled, e.Number)
+			t.drop()
+		}
 	}
 	t.known = true
 	return nil
@@ -168,27 +171,30 @@ func (t *target) drop() {
 }
 
 // reconcileOutput writes a fence message to the output stream, after which nothing that was on its way before
-// can be stored any more, and reads from the last output known to be stored up to the fence.
+// can be stored any more, and, where any of what waits may have been sent before, reads from the last output
+// known to be stored up to the fence.
 func (p *Partition) reconcileOutput(ctx context.Context, t *target) error {
 	info, err := p.ports.Streams.Info(ctx, t.stream)
 	if err != nil {
 		return fmt.Errorf("output stream %s: %w", t.stream, err)
 	}
-	to := info.Last
+	from, to := t.at, info.Last
 	if t.fenced {
-		if to, err = p.writeFence(ctx, t); err != nil {
+		if from, to, err = p.writeFence(ctx, t, info.Last); err != nil {
 			return err
 		}
 	}
-	number, at, err := p.lastOutput(ctx, t, max(t.at+1, info.First), to)
-	if err != nil {
-		return fmt.Errorf("read back %s: %w", t.stream, err)
+	if t.attempted {
+		number, at, err := p.lastOutput(ctx, t, max(from+1, info.First), to)
+		if err != nil {
+			return fmt.Errorf("read back %s: %w", t.stream, err)
+		}
+		if number > t.settled {
+			t.settled, t.at = number, at
+			p.touched()
+		}
+		t.drop()
 	}
-	if number > t.settled {
-		t.settled, t.at = number, at
-		p.touched()
-	}
-	t.drop()
 	t.known = true
 	return nil
 }
@@ -217,7 +223,7 @@ func (p *Partition) lastOutput(ctx context.Context, t *target, from, to uint64) 
 				break
 			}
 			name, n, ok := cutLast(ms[i].Get(originHeader), ' ')
-			if !ok || name != p.name {
+			if !ok || name != p.sender() {
 				continue
 			}
 			if k, err := strconv.ParseUint(n, 10, 64); err == nil && k > number {
@@ -236,33 +242,55 @@ func cutLast(s string, sep byte) (before, after string, ok bool) {
 	return s[:i], s[i+1:], true
 }
 
-// writeFence puts a message of this epoch on our fence subject of an output stream. A fence of a later epoch
-// there means that another node owns the partition.
-func (p *Partition) writeFence(ctx context.Context, t *target) (uint64, error) {
+// fence is what a fence message says: which incarnation of the flow, which epoch, and from where on outputs of
+// this partition are to be looked for that no record knows to be stored.
+type fence struct {
+	incarnation int64
+	epoch       uint64
+	from        uint64
+}
+
+func (f fence) String() string { return fmt.Sprintf("%d %d %d", f.incarnation, f.epoch, f.from) }
+
+// writeFence puts a message of this epoch on our fence subject of an output stream, and returns from where to
+// where our outputs are to be looked for. A fence of a later epoch there means that another node owns the
+// partition.
+func (p *Partition) writeFence(ctx context.Context, t *target, end uint64) (from, sequence uint64, err error) {
 	subject := OutputFence(t.stream, p.name)
 	for try := 0; ; try++ {
 		var before uint64
+		own := fence{p.incarnation, p.meta.Epoch, end}
 		last, err := p.ports.Streams.LastOn(ctx, t.stream, subject)
 		switch {
 		case errors.Is(err, transport.ErrNotFound):
+			own.from = min(end, t.at)
+			if !t.attempted {
+				own.from = end
+			}
 		case err != nil:
-			return 0, fmt.Errorf("read the fence of %s: %w", t.stream, err)
+			return 0, 0, fmt.Errorf("read the fence of %s: %w", t.stream, err)
 		default:
 			before = last.Sequence
-			if epoch, err := strconv.ParseUint(string(last.Data), 10, 64); err != nil || epoch > p.meta.Epoch {
-				return 0, fmt.Errorf("%w: the fence in %s is of epoch %q, ours is %d", ErrFenced, t.stream, last.Data, p.meta.Epoch)
+			var f fence
+			if _, err := fmt.Sscanf(string(last.Data), "%d %d %d", &f.incarnation, &f.epoch, &f.from); err != nil ||
+				f.incarnation > own.incarnation || f.incarnation == own.incarnation && f.epoch > own.epoch {
+				return 0, 0, fmt.Errorf("%w: the fence in %s is %q, ours would be %q", ErrFenced, t.stream, last.Data, own)
 			}
+			if f.incarnation == own.incarnation && t.attempted {
+				own.from = f.from
+			}
+			own.from = max(own.from, t.at)
 		}
 		t.fence, err = p.ports.Streams.Append(ctx, t.stream, transport.Outgoing{Subject: subject,
-			Data: strconv.AppendUint(nil, p.meta.Epoch, 10), Expect: &transport.Expect{Sequence: before}})
+			Data: []byte(own.String()), Expect: &transport.Expect{Sequence: before}})
 		if err == nil {
-			return t.fence, nil
+			return own.from, t.fence, nil
 		}
 		if !errors.Is(err, transport.ErrFenced) && !errors.Is(err, transport.ErrDoubt) {
-			return 0, fmt.Errorf("write the fence of %s: %w", t.stream, err)
+			return 0, 0, fmt.Errorf("write the fence of %s: %w", t.stream, err)
 		}
 		if err := p.retry(ctx, try, "write the fence of "+t.stream, err); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
 }

@@ -1,0 +1,256 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/kisflow/kisflow/actors"
+	"github.com/kisflow/kisflow/api"
+	"github.com/kisflow/kisflow/flowdef"
+	"github.com/kisflow/kisflow/kis"
+)
+
+// startFlows starts what the catalog has, each flow at the revision that it was at, and then applies files.
+func (n *Node) startFlows(ctx context.Context, files *flowdef.Set) error {
+	n.change.Lock()
+	defer n.change.Unlock()
+	target := n.set
+	if files != nil {
+		target = n.set.Overlay(files)
+		if err := Lint(target, n.opt.Functions, true).Errors().Err(); err != nil {
+			return err
+		}
+	}
+	names := slices.Sorted(maps.Keys(n.catalog.Flows))
+	for _, name := range names {
+		e := n.catalog.Flows[name]
+		if e.Paused || len(e.Documents) == 0 {
+			continue
+		}
+		begin := time.Now()
+		if err := n.startEntry(ctx, name, e); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			n.problem(name, err)
+			continue
+		}
+		n.log.Info("flow runs", "flow", name, "revision", e.Revision, "recovered_in", time.Since(begin).Round(time.Millisecond).String())
+	}
+	return n.apply(ctx, target)
+}
+
+func (n *Node) problem(flow string, err error) {
+	n.log.Error("flow does not run", "flow", flow, "error", err)
+	n.mu.Lock()
+	n.problems[flow] = err.Error()
+	n.mu.Unlock()
+}
+
+// startEntry starts a flow as the catalog has it.
+func (n *Node) startEntry(ctx context.Context, name string, e *flowEntry) error {
+	set, err := setOf(e.Documents)
+	if err != nil {
+		return err
+	}
+	def := flowNamed(set, name)
+	if def == nil || !def.Enabled {
+		return nil
+	}
+	f, err := n.planner.plan(ctx, set, def, e.Revision, e.Starts)
+	if err != nil {
+		return err
+	}
+	return n.start(ctx, f)
+}
+
+// start starts a flow and says how its recovery goes while it takes time.
+func (n *Node) start(ctx context.Context, f *actors.Flow) error {
+	done := make(chan struct{})
+	defer close(done)
+	go func() { // ends with this function
+		for wait := time.Second; ; wait = 5 * time.Second {
+			select {
+			case <-done:
+				return
+			case <-time.After(wait):
+			}
+			if r := n.system.Flow(f.Name); r != nil {
+				ready, all, read, of := r.Progress()
+				n.log.Info("recovering", "flow", f.Name, "partitions", fmt.Sprintf("%d/%d", ready, all), "log_read", fmt.Sprintf("%d/%d", read, of))
+			}
+		}
+	}()
+	_, err := n.system.Start(ctx, f)
+	n.mu.Lock()
+	delete(n.problems, f.Name)
+	n.mu.Unlock()
+	return err
+}
+
+// apply makes a set of definitions the node's: it starts flows that are new, switches those whose definitions
+// have changed, stops those that are disabled, and writes the catalog at each flow's exact place. The caller
+// holds n.change and has linted the set.
+func (n *Node) apply(ctx context.Context, target *flowdef.Set) error {
+	n.mu.Lock()
+	n.set = target
+	n.catalog.Definitions = documentsOf(target)
+	n.mu.Unlock()
+	written := false
+	save := func() error {
+		written = true
+		return n.catalog.save(ctx, n.streams)
+	}
+	var errs []error
+	for _, def := range target.Flows {
+		if err := n.applyFlow(ctx, target, def, save); err != nil {
+			n.problem(def.Name, err)
+			errs = append(errs, fmt.Errorf("flow %s: %w", def.Name, err))
+		}
+	}
+	if !written {
+		docs := fingerprint(n.catalog.Definitions)
+		if docs != n.lastSaved {
+			errs = append(errs, save())
+		}
+	}
+	n.lastSaved = fingerprint(n.catalog.Definitions)
+	return errors.Join(errs...)
+}
+
+func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.Flow, save func() error) error {
+	docs := documentsFor(target, def)
+	n.mu.Lock()
+	e := n.catalog.Flows[def.Name]
+	n.mu.Unlock()
+	running := n.system.Flow(def.Name)
+	if e != nil && fingerprint(e.Documents) == fingerprint(docs) && (running != nil || e.Paused || !def.Enabled) {
+		return nil
+	}
+	next := &flowEntry{Revision: 1, UpdatedAt: time.Now().UTC(), Starts: make(starts), Documents: docs}
+	if e != nil {
+		next.Revision, next.Paused, next.Starts = e.Revision, e.Paused, maps.Clone(e.Starts)
+		if fingerprint(e.Documents) != fingerprint(docs) {
+			next.Revision++
+		}
+	}
+	put := func() error {
+		n.mu.Lock()
+		n.catalog.Flows[def.Name] = next
+		n.mu.Unlock()
+		return save()
+	}
+	if !def.Enabled || next.Paused {
+		if running != nil {
+			if err := running.Stop(ctx); err != nil {
+				return err
+			}
+		}
+		return put()
+	}
+	f, err := n.planner.plan(ctx, target, def, next.Revision, next.Starts)
+	if err != nil {
+		return err
+	}
+	if running == nil {
+		if err := put(); err != nil {
+			return err
+		}
+		if err := n.start(ctx, f); err != nil {
+			return err
+		}
+		n.log.Info("flow runs", "flow", def.Name, "revision", next.Revision)
+		return nil
+	}
+	if err := running.Change(ctx, f, put); err != nil {
+		return err
+	}
+	n.log.Info("flow changed", "flow", def.Name, "revision", next.Revision)
+	return nil
+}
+
+// setFlow pauses, resumes or deletes a flow.
+func (n *Node) setFlow(ctx context.Context, name string, action api.Action) error {
+	n.change.Lock()
+	defer n.change.Unlock()
+	n.mu.Lock()
+	e := n.catalog.Flows[name]
+	n.mu.Unlock()
+	if e == nil {
+		return api.Errorf(api.ErrNotFound, "no flow %s", name)
+	}
+	running := n.system.Flow(name)
+	switch action {
+	case api.ActionPause:
+		e.Paused = true
+		if err := n.catalog.save(ctx, n.streams); err != nil {
+			return err
+		}
+		if running != nil {
+			return running.Stop(ctx)
+		}
+		return nil
+	case api.ActionResume:
+		if e.Paused {
+			e.Paused = false
+			if err := n.catalog.save(ctx, n.streams); err != nil {
+				return err
+			}
+		}
+		if running != nil {
+			return running.Reopen(ctx, true)
+		}
+		return n.startEntry(ctx, name, e)
+	case api.ActionDelete:
+		return n.deleteFlow(ctx, name, running)
+	}
+	return api.Errorf(api.ErrInvalid, "unknown action %q; it is pause, resume or delete", action)
+}
+
+// deleteFlow removes a flow, its state, its dead letters and its logs. The catalog is written first: after a
+// crash in the middle nothing starts, and what is left over is removed by another delete of a flow of that name.
+func (n *Node) deleteFlow(ctx context.Context, name string, running *actors.Running) error {
+	if running != nil {
+		if err := running.Stop(ctx); err != nil {
+			return err
+		}
+	}
+	n.mu.Lock()
+	delete(n.catalog.Flows, name)
+	delete(n.problems, name)
+	n.set.Flows = slices.DeleteFunc(slices.Clone(n.set.Flows), func(f *flowdef.Flow) bool { return f.Name == name })
+	n.catalog.Definitions = documentsOf(n.set)
+	n.mu.Unlock()
+	if err := n.catalog.save(ctx, n.streams); err != nil {
+		return err
+	}
+	partitions, err := n.db.Partitions()
+	if err != nil {
+		return err
+	}
+	for _, p := range partitions {
+		if actors.FlowOfPartition(p) == name {
+			err = errors.Join(err, n.db.Drop(p))
+		}
+	}
+	names, lerr := n.objects.List(ctx, actors.Token(name)+"/")
+	err = errors.Join(err, lerr)
+	for _, o := range names {
+		err = errors.Join(err, n.objects.Delete(ctx, o))
+	}
+	return errors.Join(err, n.streams.Delete(ctx, actors.LogStream(name)), n.streams.Delete(ctx, actors.HandOffStream(name)))
+}
+
+// mergedParams are a step's parameters as it meets them.
+func mergedParams(fn *flowdef.Func, s *flowdef.Step) kis.Params {
+	p := maps.Clone(fn.Option.DefaultParams)
+	if p == nil {
+		p = make(map[string]string)
+	}
+	maps.Copy(p, s.Params)
+	return p
+}

@@ -1,0 +1,183 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kisflow/kisflow/flowdef"
+	"github.com/kisflow/kisflow/kis"
+)
+
+// Version is what the binaries say of themselves; the build sets it.
+var Version = "dev"
+
+// Options are the settings of a node. Flags win over the config file (kistype: global), that over the defaults.
+type Options struct {
+	Data       string   // folder of everything that the node keeps; required
+	Flows      []string // folders and files of definitions, applied at start
+	NATS       string   // URL of an outside NATS; empty: embedded
+	NATSListen string   // address of the embedded NATS for clients; default 127.0.0.1:4222
+	Listen     string   // address of the API, health and (unless PrometheusServe) metrics; default 127.0.0.1:7070
+	Durability string   // power (default) or process
+	Monitor    string   // URL of an outside NATS server's monitoring port, for the doctor; may be empty
+	LogFormat  string   // text (default) or json
+	LogLevel   string   // debug, info (default), warn or error
+	StateCache int64    // bytes of key state kept in memory; default 256 MiB
+	Partitions int      // of a stage; default 8
+
+	PrometheusEnable bool
+	PrometheusListen bool
+	PrometheusServe  string // address of the metrics' own listener
+
+	Functions []kis.Function
+	LogOutput io.Writer // default os.Stderr
+}
+
+func (o Options) withDefaults() Options {
+	set := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	set(&o.NATSListen, "127.0.0.1:4222")
+	set(&o.Listen, "127.0.0.1:7070")
+	set(&o.Durability, "power")
+	set(&o.LogFormat, "text")
+	set(&o.LogLevel, "info")
+	if o.StateCache == 0 {
+		o.StateCache = 256 << 20
+	}
+	if o.LogOutput == nil {
+		o.LogOutput = os.Stderr
+	}
+	return o
+}
+
+func (o Options) validate() error {
+	var errs []error
+	if o.Data == "" {
+		errs = append(errs, errors.New("no data folder; say --data DIR"))
+	}
+	if o.Durability != "power" && o.Durability != "process" {
+		errs = append(errs, fmt.Errorf("durability is %q; it must be power or process", o.Durability))
+	}
+	if o.LogFormat != "text" && o.LogFormat != "json" {
+		errs = append(errs, fmt.Errorf("log format is %q; it must be text or json", o.LogFormat))
+	}
+	if err := new(slog.Level).UnmarshalText([]byte(o.LogLevel)); err != nil {
+		errs = append(errs, fmt.Errorf("log level is %q; it must be debug, info, warn or error", o.LogLevel))
+	}
+	if o.StateCache < 1<<20 {
+		errs = append(errs, fmt.Errorf("state cache is %d bytes; it must be at least 1 MiB", o.StateCache))
+	}
+	for name, a := range map[string]string{"listen": o.Listen, "nats-listen": o.NATSListen, "prometheus-serve": o.PrometheusServe} {
+		if a == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			errs = append(errs, fmt.Errorf("%s is %q; it must be HOST:PORT: %w", name, a, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// under fills what is not set from a definition of kind global.
+func (o Options) under(g *flowdef.Global) Options {
+	if g == nil {
+		return o
+	}
+	set := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	set(&o.Data, g.Data)
+	set(&o.NATS, g.NATS)
+	set(&o.NATSListen, g.NATSListen)
+	set(&o.Listen, g.Listen)
+	set(&o.Durability, g.Durability)
+	set(&o.LogFormat, g.LogFormat)
+	set(&o.LogLevel, g.LogLevel)
+	set(&o.PrometheusServe, g.PrometheusServe)
+	if len(o.Flows) == 0 {
+		o.Flows = g.Flows
+	}
+	if o.StateCache == 0 {
+		o.StateCache = g.StateCache
+	}
+	o.PrometheusEnable = o.PrometheusEnable || g.PrometheusEnable
+	o.PrometheusListen = o.PrometheusListen || g.PrometheusListen
+	return o
+}
+
+// logger makes the node's logger.
+func (o Options) logger() *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(o.LogLevel)) // validated
+	h := &slog.HandlerOptions{Level: level}
+	if o.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(o.LogOutput, h))
+	}
+	return slog.New(slog.NewTextHandler(o.LogOutput, h))
+}
+
+// Command is the kisnode command with the given Go functions.
+func Command(functions ...kis.Function) *cobra.Command {
+	var o Options
+	var config string
+	c := &cobra.Command{
+		Use:   "kisnode --data DIR [--flows DIR]",
+		Short: "Run a KisFlow node",
+		Long: "kisnode runs flows: it embeds NATS with JetStream and a store for the state of keys, reads the\n" +
+			"definitions of --flows, and serves the API that kisctl talks to.",
+		Args:          cobra.NoArgs,
+		Version:       Version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o := o
+			if config != "" {
+				set, mistakes := flowdef.Load(config)
+				if err := mistakes.Err(); err != nil {
+					return err
+				}
+				if set.Global == nil {
+					return fmt.Errorf("%s: no definition of kistype: global in it", config)
+				}
+				o = o.under(set.Global)
+			}
+			o.Functions = functions
+			return Run(c.Context(), o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&config, "config", "", "config file: a definition of kistype: global; flags win")
+	f.StringVar(&o.Data, "data", "", "folder of everything that the node keeps")
+	f.StringSliceVar(&o.Flows, "flows", nil, "folders and files of definitions to apply at start")
+	f.StringVar(&o.NATS, "nats", "", "URL of an outside NATS; default: embedded")
+	f.StringVar(&o.NATSListen, "nats-listen", "", "address of the embedded NATS (default 127.0.0.1:4222)")
+	f.StringVar(&o.Monitor, "nats-monitor", "", "URL of the outside NATS server's monitoring port, for kisctl doctor")
+	f.StringVar(&o.Listen, "listen", "", "address of the API, health and metrics (default 127.0.0.1:7070)")
+	f.StringVar(&o.Durability, "durability", "", "power: synced before it is acknowledged (default); process: safe against kill -9 only")
+	f.StringVar(&o.LogFormat, "log-format", "", "text (default) or json")
+	f.StringVar(&o.LogLevel, "log-level", "", "debug, info (default), warn or error")
+	f.Int64Var(&o.StateCache, "state-cache", 0, "bytes of key state kept in memory (default 256 MiB)")
+	f.StringVar(&o.PrometheusServe, "prometheus-serve", "", "own address for the metrics; implies prometheus_listen")
+	return c
+}
+
+// Main runs kisnode with Go functions beside those that are described in YAML, and ends the process. A
+// program of one's own is a main that calls it: node.Main(kis.Keyed("reward", reward)).
+func Main(functions ...kis.Function) {
+	if err := Command(functions...).ExecuteContext(signalContext()); err != nil {
+		fmt.Fprintln(os.Stderr, "kisnode: "+strings.TrimRight(err.Error(), "\n"))
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,354 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/kisflow/kisflow/actors"
+	"github.com/kisflow/kisflow/flowdef"
+	"github.com/kisflow/kisflow/functions"
+	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/transport"
+)
+
+// Codes of the mistakes that only a node finds; flowdef has the others.
+const (
+	codeExpression = "KF4001" // an expression is wrong
+	codeConnector  = "KF4002" // the connector's type has no such side in this build
+)
+
+// Lint checks definitions completely: what flowdef finds, and every expression.
+func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mistakes {
+	known := make(map[string]bool)
+	for _, f := range goFunctions {
+		known[f.Name()] = true
+	}
+	mistakes := set.Check(flowdef.CheckOptions{GoFunctions: known, MustRun: mustRun})
+	for _, name := range slices.Sorted(maps.Keys(set.Funcs)) {
+		def := set.Funcs[name]
+		if known[name] {
+			continue
+		}
+		_, ms := functions.New(specOf(def))
+		for _, m := range ms {
+			t := textOf(def, m.Path)
+			pos := t.Pos
+			if m.Column > 0 {
+				pos = t.At(m.Column - 1)
+			}
+			mistakes = append(mistakes, flowdef.NewMistake(pos, codeExpression, m.Message, m.Hint))
+		}
+	}
+	mistakes.Sort()
+	return mistakes
+}
+
+// specOf is a function's definition as package functions takes it.
+func specOf(def *flowdef.Func) functions.Spec {
+	s := functions.Spec{Name: def.Name, Mode: kis.Mode(def.Mode), Must: mustOf(def)}
+	for _, r := range def.Verify {
+		s.Verify = append(s.Verify, functions.Rule{Rule: r.Rule.Value, Reason: r.Reason, Else: r.Else})
+	}
+	emit := func(in []flowdef.EmitField) (out []functions.EmitField) {
+		for _, e := range in {
+			out = append(out, functions.EmitField{Name: e.Name, Expr: e.Expr.Value})
+		}
+		return out
+	}
+	if c := def.Calculate; c != nil {
+		s.Calculate = &functions.Calculate{Emit: emit(c.Emit), When: c.When.Value}
+		for _, f := range c.State {
+			s.Calculate.State = append(s.Calculate.State, functions.StateField{Name: f.Name, Init: f.Init.Value, Set: f.Set.Value})
+		}
+	}
+	if e := def.Expand; e != nil {
+		s.Expand = &functions.Expand{Subject: e.Subject.Value, Emit: emit(e.Emit), When: e.When.Value}
+	}
+	return s
+}
+
+func mustOf(def *flowdef.Func) []string {
+	var must []string
+	for _, m := range def.Source.Must {
+		must = append(must, m.Value)
+	}
+	return must
+}
+
+// textOf finds the text that a mistake's path names; the definition's own place if it is none of them.
+func textOf(def *flowdef.Func, path string) flowdef.Text {
+	part := strings.Split(path, ".")
+	at := flowdef.Text{Pos: def.Pos}
+	emit := func(fields []flowdef.EmitField, name string) flowdef.Text {
+		for _, e := range fields {
+			if e.Name == name {
+				return e.Expr
+			}
+		}
+		return at
+	}
+	rest := strings.Join(part[min(2, len(part)):], ".")
+	switch {
+	case len(part) >= 2 && part[0] == "verify":
+		if i, err := strconv.Atoi(part[1]); err == nil && i >= 0 && i < len(def.Verify) {
+			return def.Verify[i].Rule
+		}
+	case len(part) >= 2 && part[0] == "calculate" && def.Calculate != nil:
+		switch part[1] {
+		case "when":
+			return def.Calculate.When
+		case "emit":
+			return emit(def.Calculate.Emit, rest)
+		case "state":
+			name, which := rest, ""
+			if i := strings.LastIndexByte(rest, '.'); i >= 0 {
+				name, which = rest[:i], rest[i+1:]
+			}
+			for _, f := range def.Calculate.State {
+				switch {
+				case f.Name == name && which == "init":
+					return f.Init
+				case f.Name == name && which == "set":
+					return f.Set
+				case f.Name == rest || f.Name == name:
+					return flowdef.Text{Pos: f.Pos}
+				}
+			}
+		}
+	case len(part) >= 2 && part[0] == "expand" && def.Expand != nil:
+		switch part[1] {
+		case "subject":
+			return def.Expand.Subject
+		case "when":
+			return def.Expand.When
+		case "emit":
+			return emit(def.Expand.Emit, rest)
+		}
+	}
+	return at
+}
+
+// planner turns definitions into what the engine runs.
+type planner struct {
+	streams   transport.Streams
+	functions map[string]kis.Function
+}
+
+// starts says where a flow began to read its inputs when it was new; the catalog keeps it.
+type starts map[string]start
+
+type start struct {
+	Created  int64  `json:"created"` // of the stream, unix nanoseconds
+	Sequence uint64 `json:"sequence"`
+}
+
+// plan makes the engine's flow of a definition. It creates the streams that are missing, and adds to at where
+// inputs that are new begin.
+func (pl *planner) plan(ctx context.Context, set *flowdef.Set, def *flowdef.Flow, revision uint64, at starts) (*actors.Flow, error) {
+	f := &actors.Flow{Name: def.Name, Revision: revision}
+	for i := range def.Steps {
+		s, err := pl.step(ctx, set, def, &def.Steps[i])
+		if err != nil {
+			return nil, fmt.Errorf("%s: step %s: %w", def.Steps[i].Pos, def.Steps[i].Name, err)
+		}
+		f.Steps = append(f.Steps, s)
+	}
+	for _, e := range def.Entries {
+		in, err := pl.entry(ctx, &e, at)
+		if err != nil {
+			return nil, fmt.Errorf("%s: entry %s: %w", e.Subject.Pos, e.Subject.Value, err)
+		}
+		f.Inputs = append(f.Inputs, in)
+	}
+	loads := 0
+	for i := range def.Steps {
+		fn := set.Funcs[def.Steps[i].Function.Value]
+		if fn.Mode != string(kis.Load) {
+			continue
+		}
+		handOff, ok := set.Handoff(fn)
+		if !ok {
+			continue
+		}
+		loads++
+		info, err := pl.ensureSave(ctx, handOff.Value, nil)
+		if err != nil {
+			return nil, fmt.Errorf("%s: load %s: %w", fn.Pos, handOff.Value, err)
+		}
+		from := ""
+		if fn.Load != nil {
+			from = fn.Load.From
+		}
+		f.Inputs = append(f.Inputs, actors.Input{Kind: actors.Load, Stream: info.Name, Created: info.Created.UnixNano(),
+			Start: at.begin(info, from), Step: i})
+	}
+	if len(def.Entries) == 0 && loads == 0 {
+		in, err := pl.entry(ctx, &flowdef.Entry{Subject: flowdef.Text{Value: ownEntry(def.Name), Pos: def.Pos}}, at)
+		if err != nil {
+			return nil, fmt.Errorf("%s: own entry: %w", def.Pos, err)
+		}
+		f.Inputs = append(f.Inputs, in)
+	}
+	return f, nil
+}
+
+// ownEntry is the subject of a flow that names no entry.
+func ownEntry(flow string) string { return "KISFLOW.in." + actors.Token(flow) }
+
+// begin is where a flow starts to read a stream: as it was decided when it was new.
+func (at starts) begin(info transport.Info, from string) uint64 {
+	created := info.Created.UnixNano()
+	if s, ok := at[info.Name]; ok {
+		return s.Sequence
+	}
+	s := start{Created: created}
+	if from == "now" {
+		s.Sequence = info.Last
+	} else if info.First > 0 {
+		s.Sequence = info.First - 1
+	}
+	at[info.Name] = s
+	return s.Sequence
+}
+
+func (pl *planner) step(ctx context.Context, set *flowdef.Set, flow *flowdef.Flow, def *flowdef.Step) (actors.Step, error) {
+	fn := set.Funcs[def.Function.Value]
+	if fn == nil {
+		return actors.Step{}, fmt.Errorf("unknown function %q", def.Function.Value)
+	}
+	s := actors.Step{Name: def.Name, Mode: kis.Mode(fn.Mode), Must: mustOf(fn), Params: mergedParams(fn, def),
+		RetryTimes: fn.Option.RetryTimes, RetryDelay: fn.Option.RetryDuration}
+	switch fn.OnError {
+	case "stop":
+		s.OnError = actors.StopPartition
+	case "park_key":
+		s.OnError = actors.ParkKey
+	}
+	var err error
+	if s.Function, err = pl.function(set, fn); err != nil {
+		return s, err
+	}
+	if fn.Mode == string(kis.Save) && pl.functions[fn.Name] == nil {
+		handOff, ok := set.Handoff(fn)
+		if !ok {
+			return s, connectorMissing(set, fn)
+		}
+		if _, err := pl.ensureSave(ctx, handOff.Value, fn.Save); err != nil {
+			return s, err
+		}
+		s.Save = handOff.Value
+	}
+	if fn.Mode == string(kis.Load) && pl.functions[fn.Name] == nil {
+		if _, ok := set.Handoff(fn); !ok {
+			return s, connectorMissing(set, fn)
+		}
+	}
+	if fn.Expand != nil {
+		out, err := pl.output(ctx, fn.Expand.Subject.Value, flow.Outputs)
+		if err != nil {
+			return s, err
+		}
+		s.Outputs, s.Pack = []actors.Output{out}, fn.Expand.Pack
+	}
+	return s, nil
+}
+
+func connectorMissing(set *flowdef.Set, fn *flowdef.Func) error {
+	typ := ""
+	if c := set.Conns[fn.Option.Conn.Value]; c != nil {
+		typ = c.Type
+	}
+	return fmt.Errorf("%s: function %s: connector %s has type %q, for which this node has no %s; it has nats, and Go functions may do it",
+		codeConnector, fn.Name, fn.Option.Conn.Value, typ, fn.Mode)
+}
+
+func (pl *planner) function(set *flowdef.Set, fn *flowdef.Func) (kis.Function, error) {
+	if f := pl.functions[fn.Name]; f != nil {
+		return f, nil
+	}
+	f, ms := functions.New(specOf(fn))
+	if len(ms) > 0 {
+		return nil, fmt.Errorf("function %s: %w", fn.Name, ms[0])
+	}
+	return f, nil
+}
+
+// madeByUs begins the description of streams that nodes create, so that they may be given more subjects later.
+const madeByUs = "made by kisflow: "
+
+// entry finds or makes the stream of an entry.
+func (pl *planner) entry(ctx context.Context, e *flowdef.Entry, at starts) (actors.Input, error) {
+	subject := e.Subject.Value
+	info, err := pl.streams.Capturing(ctx, subject)
+	if errors.Is(err, transport.ErrNotFound) {
+		info, err = pl.streams.Ensure(ctx, streamConfig("ENTRY", subject, e.Stream, "events for flows"))
+	}
+	if err != nil {
+		return actors.Input{}, err
+	}
+	if info.Lossy != "" && !e.AllowLossy && !strings.HasPrefix(info.Description, madeByUs) {
+		return actors.Input{}, fmt.Errorf("stream %s may discard events that nobody has read (%s); change its limits or say allow_lossy: true", info.Name, info.Lossy)
+	}
+	in := actors.Input{Kind: actors.Entry, Stream: info.Name, Created: info.Created.UnixNano(), Start: at.begin(info, e.From)}
+	if len(info.Subjects) != 1 || info.Subjects[0] != subject {
+		in.Filter = []string{subject}
+	}
+	return in, nil
+}
+
+// streamConfig is the stream that is made for a subject: its name, unless the flow gives one, is made of the
+// subject's.
+func streamConfig(kind, subject string, s *flowdef.StreamSettings, what string) transport.Config {
+	c := transport.Config{Subjects: []string{subject}, Description: madeByUs + what}
+	name := strings.NewReplacer(".", "_", "*", "any", ">", "all").Replace(subject)
+	c.Name = kind + "_" + actors.Token(name)
+	if s != nil {
+		c.Name = cmp.Or(s.Name.Value, c.Name)
+		c.MaxAge, c.MaxBytes = s.MaxAge, s.MaxBytes
+		c.DiscardNew = s.MaxBytes > 0
+	}
+	return c
+}
+
+// output finds or makes the stream of what an Expand sends, with room for the fences of its writers.
+func (pl *planner) output(ctx context.Context, subject string, s *flowdef.StreamSettings) (actors.Output, error) {
+	pattern := outputPattern(subject)
+	info, err := pl.streams.Capturing(ctx, pattern)
+	switch {
+	case errors.Is(err, transport.ErrNotFound):
+		c := streamConfig("OUTPUT", pattern, s, "outputs of flows")
+		c.Subjects = append(c.Subjects, actors.OutputFences(c.Name))
+		info, err = pl.streams.Ensure(ctx, c)
+	case err == nil && strings.HasPrefix(info.Description, madeByUs) && !slices.Contains(info.Subjects, actors.OutputFences(info.Name)):
+		info, err = pl.streams.Ensure(ctx, transport.Config{Name: info.Name, Subjects: []string{actors.OutputFences(info.Name)}})
+	}
+	if err != nil {
+		return actors.Output{}, fmt.Errorf("output %s: %w", subject, err)
+	}
+	return actors.Output{Stream: info.Name, Subject: pattern, Fenced: slices.Contains(info.Subjects, actors.OutputFences(info.Name))}, nil
+}
+
+// outputPattern puts a wildcard in the place of every token that depends on the row.
+func outputPattern(subject string) string {
+	tokens := strings.Split(subject, ".")
+	for i, t := range tokens {
+		if strings.Contains(t, "{") {
+			tokens[i] = "*"
+		}
+	}
+	return strings.Join(tokens, ".")
+}
+
+func (pl *planner) ensureSave(ctx context.Context, name string, s *flowdef.Save) (transport.Info, error) {
+	c := transport.Config{Name: actors.SaveStream(name), Subjects: []string{actors.SaveSubjects(name)}, Description: madeByUs + "hand-off " + name}
+	if s != nil && s.MaxBytes > 0 {
+		c.MaxBytes, c.DiscardNew = s.MaxBytes, true
+	}
+	return pl.streams.Ensure(ctx, c)
+}
