@@ -17,13 +17,44 @@ type CheckOptions struct {
 	MustRun bool
 }
 
+// Resolve puts the function's and the connector's own name where a definition names them by their old id, so
+// that Funcs and Conns answer for every reference that is right. Check does it as well; definitions that were
+// checked before, and perhaps together with others, need no more than this.
+func (s *Set) Resolve() {
+	funcs, conns := map[string]string{}, map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(s.Funcs)) {
+		if id := s.Funcs[name].ID; id != "" && funcs[id] == "" {
+			funcs[id] = name
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Conns)) {
+		if id := s.Conns[name].ID; id != "" && conns[id] == "" {
+			conns[id] = name
+		}
+	}
+	for _, flow := range s.Flows {
+		for i := range flow.Steps {
+			fn := &flow.Steps[i].Function
+			if name := funcs[fn.Value]; name != "" && s.Funcs[fn.Value] == nil {
+				fn.Value, fn.raw = name, nil
+			}
+		}
+	}
+	for _, f := range s.Funcs {
+		conn := &f.Option.Conn
+		if name := conns[conn.Value]; name != "" && s.Conns[conn.Value] == nil {
+			conn.Value, conn.raw = name, nil
+		}
+	}
+}
+
 // Check finds what the definitions of a set do to each other: names that are missing or defined twice, Saves
-// that write the same, flows that feed themselves. It also puts the function's and the connector's own name
-// where a definition named them by their old id, so that Set.Funcs and Set.Conns answer for every reference
-// that is right. What a disabled flow does is a warning.
+// that write the same, flows that feed themselves. It calls Resolve first. What a disabled flow does is at
+// most a warning.
 func (s *Set) Check(o CheckOptions) Mistakes {
+	s.Resolve()
 	c := &checker{set: s, opts: o, used: map[string]bool{}, running: map[string]bool{}, mistakes: slices.Clone(s.found)}
-	c.resolve()
+	c.steps()
 	c.connectors()
 	c.implementations()
 	c.handoffs()
@@ -55,24 +86,15 @@ func (c *checker) funcs() []*Func {
 	return slices.SortedFunc(maps.Values(c.set.Funcs), func(a, b *Func) int { return cmp.Compare(a.Name, b.Name) })
 }
 
-// resolve looks up the functions of all steps.
-func (c *checker) resolve() {
-	byID := map[string]string{}
+// steps looks up the functions of all steps.
+func (c *checker) steps() {
 	names := slices.Collect(maps.Keys(c.set.Funcs))
-	for _, f := range c.funcs() {
-		if f.ID != "" && byID[f.ID] == "" {
-			byID[f.ID] = f.Name
-		}
-	}
 	for _, flow := range c.set.Flows {
 		if len(flow.Steps) == 0 {
 			c.report(false, flow.Pos, codeNoSteps, fmt.Sprintf("flow %s has no steps", quote(flow.Name)), "list its functions under flows")
 		}
 		for i := range flow.Steps {
 			fn := &flow.Steps[i].Function
-			if c.set.Funcs[fn.Value] == nil && byID[fn.Value] != "" {
-				fn.Value = byID[fn.Value]
-			}
 			if c.set.Funcs[fn.Value] == nil {
 				if fn.Value != "" {
 					c.used[nearest(fn.Value, names)] = true // what is meant is not unused as well
@@ -96,20 +118,11 @@ func (c *checker) resolve() {
 
 // connectors looks up the connectors of all functions.
 func (c *checker) connectors() {
-	byID := map[string]string{}
 	names := slices.Collect(maps.Keys(c.set.Conns))
-	for _, conn := range slices.SortedFunc(maps.Values(c.set.Conns), func(a, b *Conn) int { return cmp.Compare(a.Name, b.Name) }) {
-		if conn.ID != "" && byID[conn.ID] == "" {
-			byID[conn.ID] = conn.Name
-		}
-	}
 	for _, f := range c.funcs() {
 		ref := &f.Option.Conn
 		if ref.Value == "" {
 			continue
-		}
-		if c.set.Conns[ref.Value] == nil && byID[ref.Value] != "" {
-			ref.Value = byID[ref.Value]
 		}
 		if c.set.Conns[ref.Value] == nil {
 			c.report(c.running[f.Name], ref.Pos, codeNoConn, fmt.Sprintf("unknown connector %s in function %s", quote(ref.Value), quote(f.Name)), didYouMean(ref.Value, names))
@@ -181,12 +194,13 @@ func (c *checker) handoffs() {
 		enabled, known := saved[h.Value]
 		switch {
 		case !known:
-			hint := didYouMean(h.Value, slices.Collect(maps.Keys(saved)))
+			// A hand-off may come later, with another flow; a name like one that is there is a slip.
+			names := slices.Collect(maps.Keys(saved))
+			hint := didYouMean(h.Value, names)
 			if hint == "" {
-				hint = "no flow saves to a hand-off"
+				hint = "the Load waits until a flow does"
 			}
-			explicit := f.Load != nil && f.Load.Handoff.Value != ""
-			c.report(explicit && c.running[f.Name], h.Pos, codeNoHandoff, fmt.Sprintf("no flow saves hand-off %s, which function %s loads", quote(h.Value), quote(f.Name)), hint)
+			c.report(nearest(h.Value, names) != "" && c.running[f.Name], h.Pos, codeNoHandoff, fmt.Sprintf("no flow saves hand-off %s, which function %s loads", quote(h.Value), quote(f.Name)), hint)
 		case !enabled && c.running[f.Name]:
 			c.report(false, h.Pos, codeNoHandoff, fmt.Sprintf("hand-off %s is saved by disabled flows only", quote(h.Value)), "")
 		}

@@ -99,7 +99,7 @@ var codes = []Code{
 	{codeDuplicate, Error, "name defined twice", "Two definitions of a kind have the same name.", "Rename or remove one of them."},
 	{codeNoFunc, Error, "unknown function", "A step names a function that no definition has. In a disabled flow it is a warning.", "Correct the name, or add the function."},
 	{codeNoConn, Error, "unknown connector", "A function names a connector that no definition has. Where no enabled flow uses the function it is a warning.", "Correct the name, or add the connector."},
-	{codeNoHandoff, Error, "unknown hand-off", "A Load names a hand-off that no flow saves. Where the name is a default, or the flow is disabled, it is a warning.", "Correct the name, or add the Save."},
+	{codeNoHandoff, Error, "unknown hand-off", "A Load names a hand-off that no flow saves. It is an error where the name is much like that of another hand-off, and else a warning: the Save may come later.", "Correct the name, or add the Save."},
 	{codeStepName, Error, "step name twice", "Two steps of a flow have the same name; state, queries and jumps name a step by it.", "Give one of them another name with `as`."},
 	{codeNoSteps, Warning, "flow without steps", "A flow has no steps: what comes in is read and forgotten.", "List its functions under `flows`."},
 	{codeWriters, Error, "two flows write the same", "Two flows save the same fields to the same hand-off or the same key of a connector. Two writers of one value overwrite each other in an order that nobody chose.", "Let one flow write, or name different `save.fields`, or say `save.shared: true` in every one of these Saves."},

@@ -88,6 +88,9 @@ func (s *Set) Export() []byte {
 // has after over is applied to it. The order of flows is that of s, new ones at the end. Neither set changes.
 func (s *Set) Overlay(over *Set) *Set {
 	out := &Set{Funcs: map[string]*Func{}, Conns: map[string]*Conn{}}
+	if over != nil {
+		out.found = over.found
+	}
 	for _, from := range []*Set{s, over} {
 		if from == nil {
 			continue
@@ -95,7 +98,6 @@ func (s *Set) Overlay(over *Set) *Set {
 		maps.Copy(out.Funcs, from.Funcs)
 		maps.Copy(out.Conns, from.Conns)
 		out.Global = cmp.Or(from.Global, out.Global)
-		out.found = append(out.found, from.found...)
 		for _, f := range from.Flows {
 			if i := slices.IndexFunc(out.Flows, func(g *Flow) bool { return g.Name == f.Name }); i >= 0 {
 				out.Flows[i] = f

@@ -47,6 +47,10 @@ func (s *source) documents() []document {
 		for len(body) > 0 && (strings.HasPrefix(body[0], "%") || isMarker(body[0], "---") && strings.TrimSpace(body[0][3:]) == "") {
 			body = body[1:]
 		}
+		for end > first && strings.TrimSpace(s.lines[end-1]) == "" {
+			end--
+		}
+		lines = s.lines[first:end]
 		docs = append(docs, document{
 			first: first, end: end,
 			text: strings.Join(lines, "\n") + "\n",

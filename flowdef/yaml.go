@@ -3,6 +3,7 @@ package flowdef
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -14,13 +15,15 @@ import (
 
 // What is read at most. A definition is some hundred values; these bounds keep hostile files cheap.
 const (
-	maxFile      = 4 << 20 // bytes of a file
-	maxDepth     = 64      // values in one another
-	maxTokens    = 20_000  // words and signs of one document
-	maxValues    = 20_000  // values of one document, with what stands behind its aliases
-	maxDocuments = 2_000   // documents of one file
-	maxName      = 200     // bytes of a name
-	maxMistakes  = 1_000   // mistakes that one file is told
+	maxFile      = 4 << 20   // bytes of a file
+	maxDocument  = 256 << 10 // bytes of one document: the parser's time grows by the square
+	maxBlank     = 100       // blank lines in a row, for the same reason
+	maxDepth     = 64        // values in one another
+	maxTokens    = 20_000    // words and signs of one document
+	maxValues    = 20_000    // values of one document, with what stands behind its aliases
+	maxDocuments = 2_000     // documents of one file
+	maxName      = 200       // bytes of a name
+	maxMistakes  = 1_000     // mistakes that one file is told
 )
 
 type kind int
@@ -109,6 +112,9 @@ func readDocument(src *source, d document, mistakes *Mistakes) (root *node) {
 			root = nil
 		}
 	}()
+	if !r.small(d) {
+		return nil
+	}
 	tokens := lexer.Tokenize(d.text)
 	if !r.bounded(tokens) {
 		return nil
@@ -144,6 +150,24 @@ func (r *reader) place(t *token.Token) Pos {
 	}
 	line := min(t.Position.Line+r.first, len(r.src.lines))
 	return r.src.pos(line, t.Position.Column)
+}
+
+// small checks a document's bytes and blank lines, before anything reads them.
+func (r *reader) small(d document) bool {
+	if len(d.text) > maxDocument {
+		r.report(r.src.pos(d.first+1, 1), codeLimit, fmt.Sprintf("the document has %d bytes; at most %d KiB are read", len(d.text), maxDocument>>10), "put its definitions into documents of their own")
+		return false
+	}
+	blank := 0
+	for i, l := range r.src.lines[d.first:d.end] {
+		if strings.TrimSpace(l) != "" {
+			blank = 0
+		} else if blank++; blank > maxBlank {
+			r.report(r.src.pos(d.first+i+1, 1), codeLimit, fmt.Sprintf("more than %d blank lines in a row", maxBlank), "remove them")
+			return false
+		}
+	}
+	return true
 }
 
 // bounded checks the size of a document and how deep its values stand in one another, before the parser
@@ -198,6 +222,8 @@ func (r *reader) syntax(err error) {
 		hint = "put a text that holds ': ' in quotes"
 	case strings.Contains(se.Message, "reserved character"):
 		hint = "put the text in quotes"
+	case strings.Contains(se.Message, "must be specified"):
+		hint = "a text over several lines inside of {} or [] needs quotes"
 	}
 	r.report(pos, codeSyntax, message, hint)
 }
@@ -227,7 +253,10 @@ func (r *reader) read(n ast.Node, depth int) *node {
 	case *ast.SequenceNode:
 		out.kind = listNode
 		for _, v := range n.Values {
-			item := r.readValue(v, n.GetToken(), depth+1)
+			item := r.joined(v)
+			if item == nil {
+				item = r.readValue(v, n.GetToken(), depth+1)
+			}
 			if item == nil {
 				return nil
 			}
@@ -284,12 +313,23 @@ func (r *reader) grow(out, in *node) bool {
 
 func (r *reader) scalar(out *node, t *token.Token) *node {
 	out.text = t.Value
-	out.raw = &scalar{src: r.src, line: out.pos.Line, column: out.pos.Column}
+	first := t.Value
+	s := plain
 	switch t.Type {
 	case token.SingleQuoteType:
-		out.raw.style = singleQuoted
+		s, first = singleQuoted, "'"
 	case token.DoubleQuoteType:
-		out.raw.style = doubleQuoted
+		s, first = doubleQuoted, `"`
+	case token.ImplicitNullType:
+		first = ""
+	}
+	out.pos = r.startsWith(out.pos, first)
+	out.raw = &scalar{src: r.src, line: out.pos.Line, column: out.pos.Column, style: s}
+	if s == plain && strings.Contains(t.Value, ": ") && !strings.Contains(r.src.line(out.pos.Line), t.Value) {
+		r.report(out.pos, codeSyntax, "a text over several lines holds ': '", "put it in quotes, or look at how its lines are indented")
+		return nil
+	}
+	switch t.Type {
 	case token.NullType, token.ImplicitNullType:
 		out.typ, out.raw = nullScalar, nil
 		if t.Type == token.ImplicitNullType {
@@ -305,6 +345,84 @@ func (r *reader) scalar(out *node, t *token.Token) *node {
 	return out
 }
 
+// startsWith moves a place to where a scalar's first word stands in its line. The parser's place is off by
+// the blanks that follow it.
+func (r *reader) startsWith(pos Pos, text string) Pos {
+	line := []rune(r.src.line(pos.Line))
+	word, _, _ := strings.Cut(text, " ")
+	for _, t := range []string{text, word} { // the whole of it, if it stands in one line
+		if want := []rune(t); len(want) > 0 && len(want) <= len(line) {
+			if column := wordAt(line, want, pos.Column); column > 0 {
+				return r.src.pos(pos.Line, column)
+			}
+		}
+	}
+	return pos
+}
+
+// wordAt returns the column nearest to the given one where a word begins, or 0.
+func wordAt(line, want []rune, near int) int {
+	at := func(column int) bool {
+		return column >= 1 && column-1+len(want) <= len(line) && slices.Equal(line[column-1:column-1+len(want)], want) &&
+			(column == 1 || strings.ContainsRune(" \t[{,:-?", line[column-2]))
+	}
+	for d := range len(line) {
+		switch {
+		case at(near - d):
+			return near - d
+		case at(near + d):
+			return near + d
+		}
+	}
+	return 0
+}
+
+// glued tells whether a plain key's colon has no blank behind it: then it is no key but a text, as in
+// [http://host:80], which the parser takes apart all the same.
+func (r *reader) glued(mv *ast.MappingValueNode) bool {
+	key, ok := mv.Key.(*ast.StringNode)
+	if !ok && mv.Key.GetToken() == nil || ok && (key.Token.Type == token.SingleQuoteType || key.Token.Type == token.DoubleQuoteType) {
+		return false
+	}
+	if _, scalar := mv.Key.(ast.ScalarNode); !scalar || mv.Start == nil {
+		return false
+	}
+	pos := r.place(mv.Start)
+	line := []rune(r.src.line(pos.Line))
+	if pos.Column > len(line) || line[pos.Column-1] != ':' {
+		return false
+	}
+	return pos.Column < len(line) && !strings.ContainsRune(" \t,[]{}", line[pos.Column])
+}
+
+// joined makes a text of an item of a list that the parser took apart at a colon, or nil.
+func (r *reader) joined(n ast.Node) *node {
+	var mv *ast.MappingValueNode
+	switch n := n.(type) {
+	case *ast.MappingValueNode:
+		mv = n
+	case *ast.MappingNode:
+		if len(n.Values) == 1 && !n.IsFlowStyle {
+			mv = n.Values[0]
+		}
+	}
+	if mv == nil || !r.glued(mv) {
+		return nil
+	}
+	value, ok := mv.Value.(ast.ScalarNode)
+	if !ok || value.GetToken() == nil {
+		return nil
+	}
+	switch value.GetToken().Type {
+	case token.SingleQuoteType, token.DoubleQuoteType, token.LiteralType, token.FoldedType:
+		return nil
+	}
+	key := mv.Key.GetToken()
+	text := key.Value + ":" + value.GetToken().Value
+	pos := r.startsWith(r.place(key), text)
+	return &node{pos: pos, text: text, raw: &scalar{src: r.src, line: pos.Line, column: pos.Column}, size: 1}
+}
+
 func (r *reader) fields(out *node, values []*ast.MappingValueNode, depth int) *node {
 	if len(values) > 0 {
 		out.pos = r.place(values[0].Key.GetToken())
@@ -316,6 +434,12 @@ func (r *reader) fields(out *node, values []*ast.MappingValueNode, depth int) *n
 	var merges []merge
 	seen := map[string]Pos{}
 	for _, mv := range values {
+		if r.glued(mv) {
+			pos := r.place(mv.Start)
+			pos.Column++
+			r.report(pos, codeSyntax, "not YAML: no blank behind the colon of a key", "write key: value")
+			return nil
+		}
 		val := r.readValue(mv.Value, mv.GetToken(), depth+1)
 		if val == nil || !r.grow(out, val) {
 			return nil
