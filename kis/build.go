@@ -67,8 +67,8 @@ func (b *Builder) Add(name string, v Value) {
 func (b *Builder) look(s *span) {
 	mark := nameMark(b.text[s.name:s.nameEnd], s.nameEscaped)
 	if b.marks&mark != 0 && !b.twice {
-		r := Row{text: view(b.text), spans: b.spans}
-		b.twice = r.find(r.name(s)) != nil
+		r := Row{text: view(b.text)}
+		b.twice = b.has(r.name(s))
 	}
 	b.marks |= mark
 }
@@ -111,6 +111,12 @@ func (b *Builder) Row(fields ...Field) *Row {
 		b.Add(fields[i].Name, fields[i].Value)
 	}
 	return b.End()
+}
+
+// has says whether the row in hand has a field.
+func (b *Builder) has(name string) bool {
+	r := Row{text: view(b.text), spans: b.spans}
+	return r.find(name) != nil
 }
 
 // addMissing adds the fields of a key that has does not hold.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -18,10 +19,12 @@ type (
 	// value is the zero value before), and may keep strings of the row only by strings.Clone: they are
 	// pieces of a whole message. An error makes the row a dead letter.
 	RowDecoder interface{ DecodeRow(row *Row) error }
-	// RowEncoder is offered by a handler's Out, or a pointer to it. EncodeRow sets the fields of a new row.
-	RowEncoder interface{ EncodeRow(row *Row) error }
+	// RowEncoder is offered by a handler's Out, or a pointer to it. EncodeRow adds the fields of a row that
+	// has begun; the key's fields that it leaves out come after them. An error makes the row a dead letter.
+	RowEncoder interface{ EncodeRow(b *Builder) error }
 	// StateAppender is offered by a pointer to a handler's S, together with StateParser. AppendState appends
-	// the state as one JSON value; the zero value is never asked, it is no state.
+	// the state as one JSON value; the zero value is never asked, it is no state. It must have an answer for
+	// every state that a handler leaves: an error stops the partition.
 	StateAppender interface {
 		AppendState(dst []byte) ([]byte, error)
 	}
@@ -29,22 +32,27 @@ type (
 	StateParser interface{ ParseState(text []byte) error }
 )
 
-// codec reads and writes values of one struct type as JSON objects, by the same tags as encoding/json, but
-// for what is meant to be strict: names match exactly, and integers neither overflow nor become floats.
-// Fields that are no plain boolean, number or string go through encoding/json one by one.
-type codec struct {
-	fields []codecField
+// plan is how values of a type are read. Reading follows encoding/json, with the same tags, but for what is
+// meant to be strict: names match exactly at every depth, and numbers neither overflow nor lose their digits
+// in an interface.
+type plan struct {
+	typ    reflect.Type
+	form   form
+	elem   *plan  // of a pointer, list, array or table
+	fields *codec // of a structure
 }
 
-type codecField struct {
-	name      string
-	quoted    string // the name as JSON, with the colon
-	index     []int
-	typ       reflect.Type
-	kind      reflect.Kind // Invalid: goes through encoding/json
-	omitEmpty bool
-	omitZero  bool
-}
+type form uint8
+
+const (
+	foreign   form = iota // encoding/json reads it: it has a form of its own, or one that only encoding/json knows
+	plain                 // booleans, numbers, strings
+	pointer               // to elem
+	list                  // a slice of elem
+	array                 // of elem
+	table                 // a map from strings to elem
+	structure             // of fields
+)
 
 var (
 	marshaler       = reflect.TypeFor[json.Marshaler]()
@@ -60,23 +68,81 @@ func hasOwnJSON(t reflect.Type) bool {
 	return p.Implements(marshaler) || p.Implements(unmarshaler) || p.Implements(textMarshaler) || p.Implements(textUnmarshaler)
 }
 
-// newCodec returns the codec of a type, or nil if the type is to go through encoding/json as a whole: no
-// struct, a form of its own, or tags and embedded fields whose rules only encoding/json knows.
-func newCodec(t reflect.Type) *codec {
-	if t.Kind() != reflect.Struct || hasOwnJSON(t) {
-		return nil
+// plans makes the plans of types, each once, so that a type may hold itself.
+type plans map[reflect.Type]*plan
+
+func (m plans) of(t reflect.Type) *plan {
+	if p := m[t]; p != nil {
+		return p
 	}
-	c := new(codec)
+	p := &plan{typ: t}
+	m[t] = p
+	if hasOwnJSON(t) || t == jsonNumber {
+		return p
+	}
+	switch t.Kind() {
+	case reflect.Bool, reflect.String, reflect.Float32, reflect.Float64,
+		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		p.form = plain
+	case reflect.Pointer:
+		p.form, p.elem = pointer, m.of(t.Elem())
+	case reflect.Slice:
+		if t.Elem().Kind() != reflect.Uint8 { // bytes are base64
+			p.form, p.elem = list, m.of(t.Elem())
+		}
+	case reflect.Array:
+		p.form, p.elem = array, m.of(t.Elem())
+	case reflect.Map:
+		if t.Key().Kind() == reflect.String && !hasOwnJSON(t.Key()) {
+			p.form, p.elem = table, m.of(t.Elem())
+		}
+	case reflect.Struct:
+		c := new(codec)
+		if c.add(m, t, nil) {
+			p.form, p.fields = structure, c
+		}
+	}
+	return p
+}
+
+// newPlan returns the plan of a type.
+func newPlan(t reflect.Type) *plan { return make(plans).of(t) }
+
+// codec reads and writes values of one struct type as JSON objects.
+type codec struct {
+	fields []codecField
+}
+
+type codecField struct {
+	name      string
+	index     []int
+	plan      *plan
+	omitEmpty bool
+	omitZero  bool
+}
+
+// add adds a struct's fields, those of embedded structs among them. It returns false if the struct has tags or
+// embedded fields whose rules only encoding/json knows: embedded pointers and names that come twice.
+func (c *codec) add(m plans, t reflect.Type, index []int) bool {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		tag, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if f.Anonymous {
-			return nil
-		}
-		if !f.IsExported() || tag == "-" && options == "" && f.Tag.Get("json") == "-" {
+		whole := f.Tag.Get("json")
+		tag, options, _ := strings.Cut(whole, ",")
+		if whole == "-" {
 			continue
 		}
-		g := codecField{name: f.Name, index: f.Index, typ: f.Type, kind: plainKind(f.Type)}
+		index := append(slices.Clone(index), i)
+		if f.Anonymous && tag == "" {
+			if f.Type.Kind() != reflect.Struct || hasOwnJSON(f.Type) || !c.add(m, f.Type, index) {
+				return false
+			}
+			continue
+		}
+		if !f.IsExported() {
+			continue
+		}
+		g := codecField{name: f.Name, index: index, plan: m.of(f.Type)}
 		if tag != "" {
 			g.name = tag
 		}
@@ -87,62 +153,23 @@ func newCodec(t reflect.Type) *codec {
 			case "omitzero":
 				g.omitZero = true
 			case "string":
-				return nil
+				return false
 			}
 		}
-		g.quoted = string(append(appendString(nil, utf8Only(g.name)), ':'))
-		for _, other := range c.fields {
-			if other.name == g.name {
-				return nil
-			}
+		if c.find(g.name, 0) >= 0 {
+			return false
 		}
 		c.fields = append(c.fields, g)
 	}
-	return c
+	return true
 }
 
-func plainKind(t reflect.Type) reflect.Kind {
-	if hasOwnJSON(t) || t == jsonNumber {
-		return reflect.Invalid
+// at returns the field of a struct.
+func (f *codecField) at(v reflect.Value) reflect.Value {
+	if len(f.index) == 1 {
+		return v.Field(f.index[0])
 	}
-	switch k := t.Kind(); k {
-	case reflect.Bool, reflect.String, reflect.Float32, reflect.Float64,
-		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
-		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
-		return k
-	}
-	return reflect.Invalid
-}
-
-// decode sets the fields of a zero struct from a row. Fields that the struct lacks are passed over, and
-// null leaves a field as it is.
-func (c *codec) decode(row *Row, into reflect.Value) error {
-	next := 0
-	for i := range row.Len() {
-		var name string
-		var s *span
-		if row.text != "" {
-			s = &row.spans[i]
-			name = row.name(s)
-		} else {
-			name = row.fields[i].Name
-		}
-		at := c.find(name, next)
-		if at < 0 {
-			continue
-		}
-		next = at + 1
-		var v Value
-		if s != nil {
-			v = row.value(s)
-		} else {
-			v = row.fields[i].Value
-		}
-		if err := c.fields[at].set(into.Field(c.fields[at].index[0]), v); err != nil {
-			return fmt.Errorf("field %s: %w", quoteShort(name), err)
-		}
-	}
-	return nil
+	return v.FieldByIndex(f.index)
 }
 
 // find looks for a field by its name, first where it stands if the row's order is the struct's.
@@ -160,85 +187,182 @@ func (c *codec) find(name string, next int) int {
 	return -1
 }
 
-func (f *codecField) set(into reflect.Value, v Value) error {
-	if v.kind == Null && f.kind != reflect.Invalid {
-		return nil
-	}
-	switch f.kind {
-	case reflect.Bool:
-		if v.kind != Bool {
-			return f.mismatch(v)
+// decode sets the fields of a struct from a row. Fields that the struct lacks are passed over, and null leaves
+// a field as it is.
+func (c *codec) decode(row *Row, into reflect.Value) error {
+	next := 0
+	for i := range row.Len() {
+		name := row.nameAt(i)
+		at := c.find(name, next)
+		if at < 0 {
+			continue
 		}
-		into.SetBool(v.Bool())
-	case reflect.String:
-		if v.kind != String {
-			return f.mismatch(v)
+		next = at + 1
+		f := &c.fields[at]
+		if err := f.plan.decode(row.valueAt(i), f.at(into)); err != nil {
+			return fmt.Errorf("field %s: %w", quoteShort(name), err)
 		}
-		into.SetString(strings.Clone(v.text))
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		if v.kind == Number && !strings.ContainsAny(v.text, ".eE") {
-			return f.overflow(v)
-		}
-		if v.kind != Int {
-			return f.mismatch(v)
-		}
-		if into.OverflowInt(v.Int()) {
-			return f.overflow(v)
-		}
-		into.SetInt(v.Int())
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
-		n := uint64(v.Int())
-		switch {
-		case v.kind == Number && !strings.ContainsAny(v.text, ".eE"):
-			var err error
-			if n, err = strconv.ParseUint(v.text, 10, 64); err != nil {
-				return f.overflow(v)
-			}
-		case v.kind != Int:
-			return f.mismatch(v)
-		case v.Int() < 0:
-			return f.overflow(v)
-		}
-		if into.OverflowUint(n) {
-			return f.overflow(v)
-		}
-		into.SetUint(n)
-	case reflect.Float32, reflect.Float64:
-		switch {
-		case v.kind == Number:
-			return f.overflow(v)
-		case v.kind != Float && v.kind != Int:
-			return f.mismatch(v)
-		case into.OverflowFloat(v.Float()):
-			return f.overflow(v)
-		}
-		into.SetFloat(v.Float())
-	default:
-		return unmarshal(v.AppendJSON(nil), into.Addr().Interface())
 	}
 	return nil
 }
 
-func (f *codecField) mismatch(v Value) error {
+// decode sets a zero value.
+func (p *plan) decode(v Value, into reflect.Value) error {
+	if v.kind == Null && p.form != foreign {
+		return nil
+	}
+	switch p.form {
+	case plain:
+		return setPlain(v, into)
+	case pointer:
+		into.Set(reflect.New(p.typ.Elem()))
+		return p.elem.decode(v, into.Elem())
+	case list:
+		if v.kind != Array {
+			return mismatch("an array", v)
+		}
+		into.Set(reflect.MakeSlice(p.typ, 0, 0)) // an empty array is no nil
+		return elements(v.text, func(i int, v Value) error {
+			if into.Len() == into.Cap() {
+				into.Grow(1)
+			}
+			into.SetLen(i + 1)
+			into.Index(i).SetZero()
+			return p.elem.decode(v, into.Index(i))
+		})
+	case array:
+		if v.kind != Array {
+			return mismatch("an array", v)
+		}
+		return elements(v.text, func(i int, v Value) error {
+			if i >= into.Len() {
+				return fmt.Errorf("one too many for %s", p.typ)
+			}
+			return p.elem.decode(v, into.Index(i))
+		})
+	case table, structure:
+		if v.kind != Object {
+			return mismatch("an object", v)
+		}
+		row, err := parseString(v.text)
+		if err != nil {
+			return err
+		}
+		return p.decodeRow(row, into)
+	}
+	return unmarshal(v.AppendJSON(nil), into.Addr().Interface())
+}
+
+// decodeRow sets a zero value from a row.
+func (p *plan) decodeRow(row *Row, into reflect.Value) error {
+	switch p.form {
+	case pointer:
+		into.Set(reflect.New(p.typ.Elem()))
+		return p.elem.decodeRow(row, into.Elem())
+	case structure:
+		return p.fields.decode(row, into)
+	case table:
+		into.Set(reflect.MakeMapWithSize(p.typ, row.Len()))
+		elem := reflect.New(p.typ.Elem()).Elem()
+		for i := range row.Len() {
+			name := strings.Clone(row.nameAt(i))
+			elem.SetZero()
+			if err := p.elem.decode(row.valueAt(i), elem); err != nil {
+				return fmt.Errorf("field %s: %w", quoteShort(name), err)
+			}
+			into.SetMapIndex(reflect.ValueOf(name).Convert(p.typ.Key()), elem)
+		}
+		return nil
+	}
+	return unmarshal(row.AppendJSON(nil), into.Addr().Interface())
+}
+
+// elements calls each for every element of an array that has been checked.
+func elements(text string, each func(i int, v Value) error) error {
+	var p Parser
+	at := space(text, 1)
+	for i := 0; text[at] != ']'; i++ {
+		var s span
+		p.begin()
+		end, err := p.any(text, at, &s)
+		if err != nil {
+			return err
+		}
+		if err := each(i, valueOf(text, &s)); err != nil {
+			return fmt.Errorf("element %d: %w", i, err)
+		}
+		if at = space(text, end); text[at] == ',' {
+			at = space(text, at+1)
+		}
+	}
+	return nil
+}
+
+func setPlain(v Value, into reflect.Value) error {
+	switch kind := into.Kind(); kind {
+	case reflect.Bool:
+		if v.kind != Bool {
+			return mismatch("a boolean", v)
+		}
+		into.SetBool(v.Bool())
+	case reflect.String:
+		if v.kind != String {
+			return mismatch("a string", v)
+		}
+		into.SetString(strings.Clone(v.text))
+	case reflect.Float32, reflect.Float64:
+		switch {
+		case v.kind == Number:
+			return overflow(v, kind)
+		case v.kind != Float && v.kind != Int:
+			return mismatch("a number", v)
+		case into.OverflowFloat(v.Float()):
+			return overflow(v, kind)
+		}
+		into.SetFloat(v.Float())
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		switch {
+		case isBigInteger(v):
+			return overflow(v, kind)
+		case v.kind != Int:
+			return mismatch("an integer", v)
+		case into.OverflowInt(v.Int()):
+			return overflow(v, kind)
+		}
+		into.SetInt(v.Int())
+	default: // plans know no other kinds than these
+		n := uint64(v.Int())
+		switch {
+		case isBigInteger(v):
+			var err error
+			if n, err = strconv.ParseUint(v.text, 10, 64); err != nil {
+				return overflow(v, kind)
+			}
+		case v.kind != Int:
+			return mismatch("an integer", v)
+		case v.Int() < 0:
+			return overflow(v, kind)
+		}
+		if into.OverflowUint(n) {
+			return overflow(v, kind)
+		}
+		into.SetUint(n)
+	}
+	return nil
+}
+
+func isBigInteger(v Value) bool { return v.kind == Number && !strings.ContainsAny(v.text, ".eE") }
+
+func mismatch(want string, v Value) error {
 	found := v.kind.String()
 	if v.kind != Object && v.kind != Array {
 		found += ", " + short(string(v.AppendJSON(nil)))
 	}
-	want := "a string"
-	switch f.kind {
-	case reflect.Bool:
-		want = "a boolean"
-	case reflect.Float32, reflect.Float64:
-		want = "a number"
-	case reflect.String:
-	default:
-		want = "an integer"
-	}
 	return fmt.Errorf("expected %s, found %s", want, found)
 }
 
-func (f *codecField) overflow(v Value) error {
-	return fmt.Errorf("%s does not fit %s", short(string(v.AppendJSON(nil))), f.kind)
+func overflow(v Value, kind reflect.Kind) error {
+	return fmt.Errorf("%s does not fit %s", short(string(v.AppendJSON(nil))), kind)
 }
 
 // short cuts a text to what a line can bear.
@@ -253,7 +377,7 @@ func short(s string) string {
 func (c *codec) build(b *Builder, from reflect.Value) error {
 	for i := range c.fields {
 		f := &c.fields[i]
-		v := from.Field(f.index[0])
+		v := f.at(from)
 		if f.omitted(v) {
 			continue
 		}
@@ -269,7 +393,7 @@ func (c *codec) build(b *Builder, from reflect.Value) error {
 // has says whether build adds a field of that name.
 func (c *codec) has(name string, from reflect.Value) bool {
 	at := c.find(name, 0)
-	return at >= 0 && !c.fields[at].omitted(from.Field(c.fields[at].index[0]))
+	return at >= 0 && !c.fields[at].omitted(c.fields[at].at(from))
 }
 
 // appendJSON appends the struct as a JSON object.
@@ -278,7 +402,7 @@ func (c *codec) appendJSON(dst []byte, from reflect.Value) ([]byte, error) {
 	first := true
 	for i := range c.fields {
 		f := &c.fields[i]
-		v := from.Field(f.index[0])
+		v := f.at(from)
 		if f.omitted(v) {
 			continue
 		}
@@ -290,7 +414,7 @@ func (c *codec) appendJSON(dst []byte, from reflect.Value) ([]byte, error) {
 			dst = append(dst, ',')
 		}
 		first = false
-		dst = append(dst, f.quoted...)
+		dst = append(appendString(dst, utf8Only(f.name)), ':')
 		dst = value.AppendJSON(dst)
 	}
 	return append(dst, '}'), nil
@@ -320,7 +444,11 @@ func (f *codecField) omitted(v reflect.Value) bool {
 }
 
 func (f *codecField) get(v reflect.Value) (Value, error) {
-	switch f.kind {
+	kind := reflect.Invalid
+	if f.plan.form == plain {
+		kind = v.Kind()
+	}
+	switch kind {
 	case reflect.Bool:
 		return BoolValue(v.Bool()), nil
 	case reflect.String:
@@ -337,7 +465,7 @@ func (f *codecField) get(v reflect.Value) (Value, error) {
 		if math.IsNaN(x) || math.IsInf(x, 0) {
 			return Value{}, fmt.Errorf("%v cannot stand in JSON", x)
 		}
-		if f.kind == reflect.Float32 { // the shortest text that is this float, as encoding/json has it
+		if kind == reflect.Float32 { // the shortest text that is this float, as encoding/json has it
 			x, _ = strconv.ParseFloat(strconv.FormatFloat(x, 'g', -1, 32), 64)
 		}
 		return FloatValue(x), nil
@@ -380,117 +508,4 @@ func reason(err error) error {
 		return fmt.Errorf("found %s where %s was expected", t.Value, t.Type)
 	}
 	return err
-}
-
-// checkState says why values of a type would not survive being written as JSON and read again.
-func checkState(t reflect.Type) error { return checkStateType(t, "state "+t.String(), nil) }
-
-func checkStateType(t reflect.Type, path string, around []reflect.Type) error {
-	for _, a := range around {
-		if a == t {
-			return nil // a type that holds itself
-		}
-	}
-	if p := reflect.PointerTo(t); (p.Implements(marshaler) || p.Implements(textMarshaler)) && (p.Implements(unmarshaler) || p.Implements(textUnmarshaler)) {
-		return nil
-	}
-	around = append(around, t)
-	switch t.Kind() {
-	case reflect.Struct:
-		for i := range t.NumField() {
-			f := t.Field(i)
-			switch {
-			case !f.IsExported() && !f.Anonymous:
-				return fmt.Errorf("%s: field %s is not exported, so JSON would leave it out", path, f.Name)
-			case f.Tag.Get("json") == "-":
-				return fmt.Errorf("%s: field %s is tagged %q, so JSON would leave it out", path, f.Name, `json:"-"`)
-			}
-			if err := checkStateType(f.Type, path+"."+f.Name, around); err != nil {
-				return err
-			}
-		}
-	case reflect.Pointer, reflect.Slice, reflect.Array:
-		return checkStateType(t.Elem(), path, around)
-	case reflect.Map:
-		switch t.Key().Kind() {
-		case reflect.String, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
-			reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
-		default:
-			if !reflect.PointerTo(t.Key()).Implements(textUnmarshaler) || !reflect.PointerTo(t.Key()).Implements(textMarshaler) {
-				return fmt.Errorf("%s: a map by %s cannot stand in JSON", path, t.Key())
-			}
-		}
-		return checkStateType(t.Elem(), path, around)
-	case reflect.Interface:
-		return fmt.Errorf("%s: an interface does not come back from JSON as what it was", path)
-	case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128, reflect.UnsafePointer:
-		return fmt.Errorf("%s: a %s cannot stand in JSON", path, t.Kind())
-	}
-	return nil
-}
-
-// isFlat says whether an assignment copies all that a value of the type holds, and whether nothing in it can
-// keep it from being written as JSON.
-func isFlat(t reflect.Type) bool {
-	if hasOwnJSON(t) {
-		return false
-	}
-	switch t.Kind() {
-	case reflect.Bool, reflect.String,
-		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
-		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
-		return t != jsonNumber
-	case reflect.Float32, reflect.Float64:
-		return true // hasBadFloat looks at these
-	case reflect.Array:
-		return isFlat(t.Elem())
-	case reflect.Struct:
-		for i := range t.NumField() {
-			if !isFlat(t.Field(i).Type) {
-				return false
-			}
-		}
-		return true
-	}
-	return false
-}
-
-// hasFloat says whether a flat type holds floats.
-func hasFloat(t reflect.Type) bool {
-	switch t.Kind() {
-	case reflect.Float32, reflect.Float64:
-		return true
-	case reflect.Array:
-		return hasFloat(t.Elem())
-	case reflect.Struct:
-		for i := range t.NumField() {
-			if hasFloat(t.Field(i).Type) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// badFloat says where a flat value holds a float that cannot stand in JSON.
-func badFloat(v reflect.Value, path string) error {
-	switch v.Kind() {
-	case reflect.Float32, reflect.Float64:
-		if f := v.Float(); math.IsNaN(f) || math.IsInf(f, 0) {
-			return fmt.Errorf("%s: %v cannot stand in JSON", path, f)
-		}
-	case reflect.Array:
-		for i := range v.Len() {
-			if err := badFloat(v.Index(i), path); err != nil {
-				return err
-			}
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			if err := badFloat(v.Field(i), path+"."+v.Type().Field(i).Name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

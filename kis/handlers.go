@@ -38,7 +38,7 @@ type Event[In any] struct {
 // encoding/json writes as an object.
 type Output[Out any] struct {
 	call    *Call
-	codec   *codec
+	plan    *plan
 	builder Builder
 	value   Out   // the value in hand: a place that can be pointed to without allocation
 	err     error // the first
@@ -125,18 +125,19 @@ func (o *Output[Out]) encode(key Key, value Out) (row *Row, err error) {
 			return nil, errors.New("no row")
 		}
 	case RowEncoder:
-		row = new(Row)
-		if err := v.EncodeRow(row); err != nil {
+		o.builder.Begin()
+		if err := v.EncodeRow(&o.builder); err != nil {
 			return nil, err
 		}
+		o.builder.addMissing(key, o.builder.has)
+		return o.builder.End(), nil
 	default:
-		if o.codec != nil {
-			from := reflect.ValueOf(v).Elem()
+		if from := reflect.ValueOf(v).Elem(); o.plan.form == structure {
 			o.builder.Begin()
 			if len(key.names) > 0 {
-				o.builder.addMissing(key, func(name string) bool { return o.codec.has(name, from) })
+				o.builder.addMissing(key, func(name string) bool { return o.plan.fields.has(name, from) })
 			}
-			if err := o.codec.build(&o.builder, from); err != nil {
+			if err := o.plan.fields.build(&o.builder, from); err != nil {
 				return nil, err
 			}
 			return o.builder.End(), nil
@@ -249,10 +250,10 @@ func newFunction[S, In, Out any](name string, traits Traits, stateful bool, call
 	types = append(types, checkObject(reflect.TypeFor[In](), "event", reflect.TypeFor[RowDecoder]()),
 		checkObject(reflect.TypeFor[Out](), "output", reflect.TypeFor[RowEncoder]()))
 	f.types = errors.Join(types...)
-	in, out := newCodec(reflect.TypeFor[In]()), newCodec(reflect.TypeFor[Out]())
+	in, out := newPlan(reflect.TypeFor[In]()), newPlan(reflect.TypeFor[Out]())
 	f.open = func(f *function, s Step) Runner {
 		r := &runner[S, In, Out]{step: s, batch: f.traits.Batch, state: state, in: in, handle: call}
-		r.out.codec = out
+		r.out.plan = out
 		return r
 	}
 	for _, o := range options {
@@ -281,10 +282,10 @@ func checkObject(t reflect.Type, what string, own reflect.Type) error {
 
 // stateKind is what is known of a state's type.
 type stateKind[S any] struct {
-	own    bool   // appends and parses itself
-	flat   bool   // an assignment is a copy
-	floats bool   // flat, with floats to look at
-	codec  *codec // nil: by encoding/json
+	own   bool // appends and parses itself
+	flat  bool // an assignment is a copy
+	check bool // flat, with values that checkFlat looks at
+	plan  *plan
 }
 
 func newStateKind[S any]() stateKind[S] {
@@ -294,8 +295,8 @@ func newStateKind[S any]() stateKind[S] {
 	_, p := any(new(S)).(StateParser)
 	k.own = a && p
 	k.flat = isFlat(t)
-	k.floats = k.flat && hasFloat(t)
-	k.codec = newCodec(t)
+	k.check = k.flat && needsCheck(t)
+	k.plan = newPlan(t)
 	return k
 }
 
@@ -314,8 +315,8 @@ func (k *stateKind[S]) append(dst []byte, s *S) ([]byte, error) {
 	if k.own {
 		return any(s).(StateAppender).AppendState(dst)
 	}
-	if k.codec != nil {
-		return k.codec.appendJSON(dst, v)
+	if k.plan.form == structure {
+		return k.plan.fields.appendJSON(dst, v)
 	}
 	text, err := jsonMarshal(s)
 	return append(dst, text...), err
@@ -329,14 +330,11 @@ func (k *stateKind[S]) parse(text []byte, s *S) error {
 	if k.own {
 		return any(s).(StateParser).ParseState(text)
 	}
-	if k.codec != nil {
-		row, err := ParseRow(text)
-		if err != nil {
-			return err
-		}
-		return k.codec.decode(row, reflect.ValueOf(s).Elem())
+	v, err := JSONValue(view(text))
+	if err != nil {
+		return err
 	}
-	return unmarshal(text, s)
+	return k.plan.decode(v, reflect.ValueOf(s).Elem())
 }
 
 // runner runs a handler for one step in one partition.
@@ -344,7 +342,7 @@ type runner[S, In, Out any] struct {
 	step   Step
 	batch  bool
 	state  stateKind[S]
-	in     *codec
+	in     *plan
 	handle func(*runner[S, In, Out], *Call, *S) error
 
 	events []Event[In] // of the call in hand
@@ -442,8 +440,8 @@ func (r *runner[S, In, Out]) run(c *Call, state *cell[S]) (err error) {
 			return fmt.Errorf("state: %w", err)
 		}
 		state.encoded = encoded
-	case r.state.floats:
-		if err := badFloat(reflect.ValueOf(&state.value).Elem(), "state"); err != nil {
+	case r.state.check:
+		if err := checkFlat(reflect.ValueOf(&state.value).Elem(), "state"); err != nil {
 			return err
 		}
 	}
@@ -467,8 +465,5 @@ func (r *runner[S, In, Out]) decode(row *Row, into *In) error {
 	case RowDecoder:
 		return into.DecodeRow(row)
 	}
-	if r.in != nil {
-		return r.in.decode(row, reflect.ValueOf(into).Elem())
-	}
-	return unmarshal(row.AppendJSON(nil), into)
+	return r.in.decodeRow(row, reflect.ValueOf(into).Elem())
 }

@@ -56,8 +56,9 @@ const (
 
 // Parse reads a text that is exactly one JSON object, with white space around it at most. The row keeps text:
 // it must not be changed any more. The error is a *SyntaxError.
-func (p *Parser) Parse(text []byte) (*Row, error) {
-	s := view(text)
+func (p *Parser) Parse(text []byte) (*Row, error) { return p.parse(view(text)) }
+
+func (p *Parser) parse(s string) (*Row, error) {
 	if err := checkSize(s); err != nil {
 		return nil, err
 	}

@@ -284,9 +284,12 @@ func NewRow(fields ...Field) *Row {
 // ParseRow reads a text that is exactly one JSON object, with white space around it at most. The row keeps
 // text: it must not be changed any more. The error is a *SyntaxError.
 func ParseRow(text []byte) (*Row, error) {
-	var p Parser
-	p.small = true
-	return p.Parse(text)
+	return parseString(view(text))
+}
+
+func parseString(text string) (*Row, error) {
+	p := Parser{small: true}
+	return p.parse(text)
 }
 
 // Len is the number of fields.
@@ -299,6 +302,20 @@ func (r *Row) At(i int) Field {
 	}
 	s := &r.spans[i]
 	return Field{Name: r.name(s), Value: r.value(s)}
+}
+
+func (r *Row) nameAt(i int) string {
+	if r.text == "" {
+		return r.fields[i].Name
+	}
+	return r.name(&r.spans[i])
+}
+
+func (r *Row) valueAt(i int) Value {
+	if r.text == "" {
+		return r.fields[i].Value
+	}
+	return r.value(&r.spans[i])
 }
 
 // Get returns the value of a field, and whether the row has the field.
