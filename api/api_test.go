@@ -97,7 +97,7 @@ func TestRoutes(t *testing.T) {
 func TestAuthorize(t *testing.T) {
 	var asked api.Permission
 	b := apitest.New()
-	b.Fail = func(_ context.Context, method string) error { t.Errorf("%s was called", method); return nil }
+	b.Fail(func(_ context.Context, method string) error { t.Errorf("%s was called", method); return nil })
 	_, url := start(t, b, api.Options{Authorize: func(_ *http.Request, p api.Permission) error {
 		asked = p
 		return errors.New("you may not")
@@ -353,7 +353,7 @@ func TestBadRequests(t *testing.T) {
 func TestBackendFaults(t *testing.T) {
 	var fault func(context.Context) error
 	b := apitest.New()
-	b.Fail = func(ctx context.Context, _ string) error { return fault(ctx) }
+	b.Fail(func(ctx context.Context, _ string) error { return fault(ctx) })
 	var logged bytes.Buffer
 	client, _ := start(t, b, api.Options{Log: slog.New(slog.NewTextHandler(&logged, nil))})
 	for _, test := range []struct {
@@ -385,13 +385,13 @@ func TestBackendFaults(t *testing.T) {
 func TestFullServer(t *testing.T) {
 	held, release := make(chan bool), make(chan bool)
 	b := apitest.New()
-	b.Fail = func(_ context.Context, method string) error {
+	b.Fail(func(_ context.Context, method string) error {
 		if method == "Doctor" {
 			held <- true
 			<-release
 		}
 		return nil
-	}
+	})
 	client, _ := start(t, b, api.Options{MaxRequests: 1})
 	done := make(chan error)
 	go func() { _, err := client.Doctor(t.Context()); done <- err }()
@@ -412,12 +412,12 @@ func TestFullServer(t *testing.T) {
 func TestContext(t *testing.T) {
 	begun, ended := make(chan bool), make(chan error, 1)
 	b := apitest.New()
-	b.Fail = func(ctx context.Context, _ string) error {
+	b.Fail(func(ctx context.Context, _ string) error {
 		close(begun)
 		<-ctx.Done()
 		ended <- ctx.Err()
 		return ctx.Err()
-	}
+	})
 	client, _ := start(t, b, api.Options{})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-begun; cancel() }()
@@ -433,11 +433,11 @@ func TestContext(t *testing.T) {
 func TestServe(t *testing.T) {
 	begun := make(chan bool)
 	b := apitest.New()
-	b.Fail = func(context.Context, string) error {
+	b.Fail(func(context.Context, string) error {
 		close(begun)
 		time.Sleep(50 * time.Millisecond)
 		return nil
-	}
+	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -20,13 +20,11 @@ import (
 // Start is when the example's node started and everything in it happened.
 var Start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// Backend is a node in memory. Its fields may be changed before it is used.
+// Backend is a node in memory.
 type Backend struct {
-	NATS api.NATS
-	// Fail, if set, is called with each method's name; an error is returned in place of an answer.
-	Fail func(ctx context.Context, method string) error
-
 	mu        sync.Mutex
+	nats      api.NATS
+	fail      func(ctx context.Context, method string) error
 	revision  uint64
 	flows     map[string]*api.Flow
 	functions []api.Function
@@ -42,7 +40,7 @@ var _ api.Backend = (*Backend)(nil)
 // New returns a node with the example in it.
 func New() *Backend {
 	b := &Backend{
-		NATS:     api.NATS{URL: "nats://127.0.0.1:4222", Embedded: true, Connected: true, Version: "2.15.2"},
+		nats:     api.NATS{URL: "nats://127.0.0.1:4222", Embedded: true, Connected: true, Version: "2.15.2"},
 		revision: 3,
 		flows:    map[string]*api.Flow{},
 		files:    map[string]string{},
@@ -113,6 +111,20 @@ func New() *Backend {
 	return b
 }
 
+// Fail has f called with each method's name, from now on; an error is returned in place of an answer.
+func (b *Backend) Fail(f func(ctx context.Context, method string) error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fail = f
+}
+
+// SetNATS changes the NATS that Status names.
+func (b *Backend) SetNATS(n api.NATS) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.nats = n
+}
+
 // Published returns what was published so far.
 func (b *Backend) Published() []api.Publication {
 	b.mu.Lock()
@@ -121,8 +133,11 @@ func (b *Backend) Published() []api.Publication {
 }
 
 func (b *Backend) begin(ctx context.Context, method string) (unlock func(), err error) {
-	if b.Fail != nil {
-		if err := b.Fail(ctx, method); err != nil {
+	b.mu.Lock()
+	fail := b.fail
+	b.mu.Unlock()
+	if fail != nil { // without the lock: it may wait
+		if err := fail(ctx, method); err != nil {
 			return nil, err
 		}
 	}
@@ -176,7 +191,7 @@ func (b *Backend) Status(ctx context.Context) (api.Status, error) {
 	defer unlock()
 	return api.Status{
 		Node: "node-1", Version: "v0.1.0", StartedAt: Start, Ready: true, Phase: "running", Durability: "process", DataDir: "/var/lib/kisflow",
-		NATS: b.NATS, Recovery: api.Recovery{Partitions: 16, Done: 16, Records: 12, Seconds: 0.25},
+		NATS: b.nats, Recovery: api.Recovery{Partitions: 16, Done: 16, Records: 12, Seconds: 0.25},
 		Flows: len(b.flows), Running: 1, Paused: 1, Partitions: 16, EventsIn: 1007, EventsOut: 997,
 		DeadLetters: uint64(len(b.letters)), Lag: 10, StateKeys: 3, StateBytes: 120, LiveActors: 3,
 	}, nil
@@ -189,7 +204,7 @@ func (b *Backend) Doctor(ctx context.Context) (api.Report, error) {
 		return api.Report{}, err
 	}
 	defer unlock()
-	r := api.Report{OK: b.NATS.Connected, Checks: []api.Check{{Name: "disk", Result: api.ResultOK, Detail: "91 GiB free"}}}
+	r := api.Report{OK: b.nats.Connected, Checks: []api.Check{{Name: "disk", Result: api.ResultOK, Detail: "91 GiB free"}}}
 	if r.OK {
 		r.Checks = append(r.Checks, api.Check{Name: "nats", Result: api.ResultOK, Detail: "2.15.2, embedded"})
 	} else {

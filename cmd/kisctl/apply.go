@@ -63,7 +63,7 @@ func (a *app) apply(ctx context.Context, files []api.File, yes, dryRun bool) err
 	}
 	ready := faults == 0 && len(plan.Changes) > 0 && !dryRun
 	if !a.json() {
-		a.printPlan(plan)
+		a.printPlan(plan, faults)
 	} else if !ready {
 		if err := a.printJSON(plan); err != nil {
 			return err
@@ -98,9 +98,12 @@ func (a *app) apply(ctx context.Context, files []api.File, yes, dryRun bool) err
 
 // printPlan prints mistakes and differences. What a definition's text holds is shown as text, not obeyed by the
 // terminal.
-func (a *app) printPlan(p api.Plan) {
+func (a *app) printPlan(p api.Plan, faults int) {
 	for _, m := range p.Mistakes {
 		fmt.Fprintln(a.out, cleanLines(m.String()))
+	}
+	if faults > 0 {
+		return // the changes would not be those that are meant
 	}
 	if len(p.Changes) == 0 {
 		fmt.Fprintln(a.out, "nothing to change")

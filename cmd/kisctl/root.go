@@ -85,7 +85,7 @@ func group(c *cobra.Command) *cobra.Command {
 		}
 		unknown := strings.TrimPrefix(cmd.CommandPath()+" "+args[0], cmd.Root().Name()+" ")
 		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			return usagef("unknown command %q; did you mean %q?", unknown, near[0])
+			return usagef("unknown command %q; did you mean %s?", unknown, strings.Join(near, " or "))
 		}
 		return usagef("unknown command %q; there are %s", unknown, strings.Join(names, ", "))
 	}
@@ -187,8 +187,10 @@ func ask[T any](ctx context.Context, a *app, call func(context.Context, *api.Cli
 func (a *app) confirm(question string) error {
 	fmt.Fprintf(a.errs, "%s [y/N] ", question)
 	line, err := bufio.NewReader(a.in).ReadString('\n')
+	if !isTerminal(a.in) {
+		fmt.Fprintln(a.errs) // nobody typed the line break
+	}
 	if err != nil && line == "" {
-		fmt.Fprintln(a.errs)
 		return errors.New("not done: nobody answered; --yes says it in advance")
 	}
 	switch strings.ToLower(strings.TrimSpace(line)) {
