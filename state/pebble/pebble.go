@@ -8,8 +8,8 @@
 // log is the truth, and the engine brings each Store up to it.
 //
 // What holds after damage: WAL and tables carry checksums (Pebble's newest format; the first WAL of a new
-// database, which would lack them, is rotated away before first use), and the manifest's bytes are compared
-// with a sum that is kept beside it. Damage is state.ErrCorrupt, from Open or from a later call, never a
+// database, which would lack them, is rotated away before first use), and a ledger beside them knows the
+// manifest's bytes and which WALs there must be. Damage is state.ErrCorrupt, from Open or from a later call, never a
 // wrong value. A WAL that lost its end cannot be told from a crash: it is an older state.
 //
 // What holds after a fault of the disk: the database fails once and for all. Failed closes, every call
@@ -23,9 +23,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -39,6 +42,9 @@ import (
 // ErrDiskFull means that the disk took no more: what was installed before is safe, and the database is to
 // be opened again when there is space.
 var ErrDiskFull = errors.New("the disk is full")
+
+// ErrLocked means that another process, or another DB of this one, has the folder open.
+var ErrLocked = errors.New("the folder is in use")
 
 // ErrClosed is the answer to calls after Close.
 var ErrClosed = errors.New("the database is closed")
@@ -102,14 +108,18 @@ type DB struct {
 	fail *failure
 	db   *crdb.DB
 
+	lock   *crdb.Lock
+	ledger *ledger
+
 	mu     sync.Mutex
 	stores map[string]*Store
-	closed bool
 
-	ops      sync.RWMutex // held for reading by every use of db, for writing by Close
-	watching sync.WaitGroup
-	stop     chan struct{}
-	stuck    atomic.Int64
+	users  gate
+	stuck  atomic.Int64
+	once   sync.Once
+	stop   chan struct{} // closed by Close
+	closed chan struct{} // closed by attend
+	ending error         // what closing said; read after closed
 }
 
 // Open opens the database in a folder of its own, or makes one. The error is state.ErrCorrupt where the
@@ -125,12 +135,12 @@ func Open(dir string, o Options) (*DB, error) {
 		fail:   newFailure(o.Logger),
 		stores: make(map[string]*Store),
 		stop:   make(chan struct{}),
+		closed: make(chan struct{}),
 	}
 	if err := d.open(); err != nil {
 		return nil, fmt.Errorf("open state in %s: %w", dir, err)
 	}
-	d.watching.Add(1)
-	go d.watch()
+	go d.attend()
 	return d, nil
 }
 
@@ -140,36 +150,59 @@ func (d *DB) open() (err error) {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: %v", state.ErrCorrupt, p)
 		}
+		if err != nil && d.ledger != nil {
+			err = errors.Join(err, d.ledger.close())
+		}
+		if err != nil && d.lock != nil {
+			err = errors.Join(err, d.lock.Close())
+		}
 	}()
-	cache := crdb.NewCache(d.opt.CacheBytes)
-	defer cache.Unref() // the database holds its own reference
-	files := &guardFS{FS: d.opt.FS, fail: d.fail}
-	if err := files.check(d.dir); err != nil {
+	if err := makeFolder(d.opt.FS, d.dir); err != nil {
 		return err
 	}
-	d.db, err = crdb.Open(d.dir, d.options(cache, files))
-	if err != nil {
-		return classify(err)
+	if d.lock, err = crdb.LockDirectory(d.dir, d.opt.FS); err != nil {
+		return fmt.Errorf("%w: %w", ErrLocked, err)
 	}
-	// One rotation: the first WAL of a new database is in the old format, in which damage is silent.
-	if err = d.db.Flush(); err == nil {
-		err = d.fail.err()
+	if d.ledger, err = openLedger(d.opt.FS, d.dir, d.fail); err != nil {
+		return classifyOpen(err)
 	}
-	if err != nil {
-		return errors.Join(classify(err), d.db.Close())
+	cache := crdb.NewCache(d.opt.CacheBytes)
+	defer cache.Unref() // the database holds its own reference
+	d.db, err = crdb.Open(d.dir, d.options(cache))
+	if err == nil {
+		// One rotation: the first WAL of a new database is in the old format, in which damage is silent.
+		if err = d.db.Flush(); err == nil {
+			err = d.fail.err()
+		}
+		if err != nil {
+			err = errors.Join(err, d.closeDB())
+		}
 	}
-	return nil
+	if failed := d.fail.err(); failed != nil { // the reason, where err may be what came of it
+		return failed
+	}
+	return classifyOpen(err)
 }
 
-func (d *DB) options(cache *crdb.Cache, files vfs.FS) *crdb.Options {
+// makeFolder makes a folder that is there after a crash.
+func makeFolder(fs vfs.FS, dir string) error {
+	if err := fs.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return syncDir(fs, fs.PathDir(dir))
+}
+
+func (d *DB) options(cache *crdb.Cache) *crdb.Options {
 	o := &crdb.Options{
-		FS:                          files,
+		FS:                          newGuardFS(d.opt.FS, d.fail, d.ledger),
+		Lock:                        d.lock,
 		Cache:                       cache,
 		FormatMajorVersion:          crdb.FormatNewest,
 		MemTableSize:                d.opt.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       64,
+		MaxManifestFileSize:         16 << 20, // a start reads it whole
 		MaxOpenFiles:                512,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 		Logger:                      d.fail,
@@ -177,9 +210,6 @@ func (d *DB) options(cache *crdb.Cache, files vfs.FS) *crdb.Options {
 			BackgroundError: d.fail.background,
 			DataCorruption: func(i crdb.DataCorruptionInfo) {
 				d.fail.set(fmt.Errorf("%s: %w: %w", i.Path, state.ErrCorrupt, i.Details))
-			},
-			DiskSlow: func(i crdb.DiskSlowInfo) {
-				d.opt.Logger.Warn("state: the disk is slow", "file", i.Path, "operation", i.OpType.String(), "duration", i.Duration)
 			},
 		},
 	}
@@ -203,16 +233,25 @@ func classify(err error) error {
 	return err
 }
 
-// use runs f on the database, if it lives.
-func (d *DB) use(f func(*crdb.DB) error) (err error) {
-	d.ops.RLock()
-	defer d.ops.RUnlock()
-	if d.db == nil {
-		return ErrClosed
+// classifyOpen is classify for what Open meets: there, whatever is not the system's word (no permission, an
+// input or output error) is about what the files hold, whether Pebble marks it so or not.
+func classifyOpen(err error) error {
+	var system syscall.Errno
+	if err = classify(err); err == nil || errors.Is(err, state.ErrCorrupt) || errors.Is(err, ErrDiskFull) || errors.As(err, &system) {
+		return err
 	}
+	return fmt.Errorf("%w: %w", state.ErrCorrupt, err)
+}
+
+// use runs f on the database, if it lives, and takes f's panic or its word of damage for the database's end.
+func (d *DB) use(f func(*crdb.DB) error) (err error) {
 	if err := d.fail.err(); err != nil {
 		return err
 	}
+	if !d.users.enter() {
+		return ErrClosed
+	}
+	defer d.users.leave()
 	defer func() {
 		if p := recover(); p != nil {
 			d.fail.set(fmt.Errorf("the database panicked: %v", p))
@@ -222,10 +261,48 @@ func (d *DB) use(f func(*crdb.DB) error) (err error) {
 	if err = classify(f(d.db)); errors.Is(err, state.ErrCorrupt) || errors.Is(err, ErrDiskFull) {
 		d.fail.set(err)
 	}
-	if err == nil {
-		err = d.fail.err() // it may have failed under the call, without an error of the call's own
+	if failed := d.fail.err(); failed != nil { // under the call, and maybe without a word from it
+		return failed
 	}
 	return err
+}
+
+// gate counts who is in, and lets nobody in once it is shut. Who is in may enter again.
+type gate struct {
+	mu    sync.Mutex
+	in    int
+	shut  bool
+	empty chan struct{} // closed when it is shut and nobody is in
+}
+
+func (g *gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut {
+		return false
+	}
+	g.in++
+	return true
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.in--; g.in == 0 && g.shut {
+		close(g.empty)
+	}
+}
+
+// close shuts the gate and returns a channel that is closed when the last one has left.
+func (g *gate) close() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = true
+	g.empty = make(chan struct{})
+	if g.in == 0 {
+		close(g.empty)
+	}
+	return g.empty
 }
 
 const prefixSize = 8
@@ -358,33 +435,36 @@ func (d *DB) Flush() error {
 	return nil
 }
 
-// Close flushes and closes. A database that has failed is closed without more writing; then the error is
-// the failure.
-func (d *DB) Close() error {
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		return nil
-	}
-	d.closed = true
-	d.mu.Unlock()
-	err := d.Flush()
-	close(d.stop)
-	d.watching.Wait()
-	d.ops.Lock()
-	defer d.ops.Unlock()
-	db := d.db
-	d.db = nil
-	return errors.Join(err, closeDB(db))
+// closeWait bounds the closing of a database that has failed: a write that a broken disk does not give back
+// is left to the end of the process.
+const closeWait = 5 * time.Second
+
+// Close flushes and closes. After a failure the error is the failure. A second Close does nothing.
+func (d *DB) Close() (err error) {
+	d.once.Do(func() {
+		err = d.Flush()
+		close(d.stop)
+		if d.fail.err() == nil {
+			<-d.closed
+			err = errors.Join(err, d.ending)
+			return
+		}
+		select {
+		case <-d.closed: // what else it says comes of the failure
+		case <-time.After(closeWait):
+			d.opt.Logger.Warn("state: the failed database does not close: a call is stuck")
+		}
+	})
+	return err
 }
 
-func closeDB(db *crdb.DB) (err error) {
+func (d *DB) closeDB() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("close: %v", p)
 		}
 	}()
-	return db.Close()
+	return d.db.Close()
 }
 
 // Failed is closed when the database fails; Err says why.
@@ -393,40 +473,94 @@ func (d *DB) Failed() <-chan struct{} { return d.fail.done }
 // Err is the reason of a failure, nil while there is none.
 func (d *DB) Err() error { return d.fail.err() }
 
-// watch reports Installs that take too long.
-func (d *DB) watch() {
-	defer d.watching.Done()
+// attend watches over the database, and closes it at Close or at its failure, whichever comes first.
+func (d *DB) attend() {
+	defer close(d.closed)
 	tick := time.NewTicker(max(d.opt.CommitLimit/4, time.Millisecond))
 	defer tick.Stop()
-	for {
+	for living := true; living; {
 		select {
 		case <-d.stop:
-			return
+			living = false
+		case <-d.fail.done:
+			living = false
 		case now := <-tick.C:
-			d.mu.Lock()
-			stores := make([]*Store, 0, len(d.stores))
-			for _, s := range d.stores {
-				stores = append(stores, s)
-			}
-			d.mu.Unlock()
-			for _, s := range stores {
-				began := s.began.Load()
-				if began == 0 || began == s.reported {
-					continue
-				}
-				since := now.Sub(time.Unix(0, began))
-				if since < d.opt.CommitLimit {
-					continue
-				}
-				s.reported = began
-				d.stuck.Add(1)
-				d.opt.Logger.Error("state: an install is stuck", "partition", s.name, "since", since)
-				if d.opt.OnStuck != nil {
-					d.opt.OnStuck(s.name, since)
-				}
-			}
+			d.reportStuck(now)
 		}
 	}
+	empty := d.users.close()
+	for {
+		select {
+		case <-empty:
+			d.ending = errors.Join(d.closeDB(), d.ledger.close(), d.lock.Close())
+			return
+		case now := <-tick.C:
+			d.reportStuck(now)
+		}
+	}
+}
+
+// reportStuck tells of the Installs that take too long.
+func (d *DB) reportStuck(now time.Time) {
+	d.mu.Lock()
+	stores := slices.Collect(maps.Values(d.stores))
+	d.mu.Unlock()
+	for _, s := range stores {
+		began := s.began.Load()
+		if began == 0 || began == s.reported {
+			continue
+		}
+		since := now.Sub(time.Unix(0, began))
+		if since < d.opt.CommitLimit {
+			continue
+		}
+		s.reported = began
+		d.stuck.Add(1)
+		d.opt.Logger.Error("state: an install is stuck", "partition", s.name, "since", since)
+		if d.opt.OnStuck != nil {
+			d.opt.OnStuck(s.name, since)
+		}
+	}
+}
+
+// Metrics are figures of a database, for people and dashboards.
+type Metrics struct {
+	DiskBytes         uint64        // all files
+	WALBytes          uint64        // of it the write-ahead log
+	MemTableBytes     uint64        // in memory, not yet in tables
+	Tables            int64         // files of sorted keys
+	Compactions       int64         // since Open
+	CompactionDebt    uint64        // bytes that wait for compaction, an estimate
+	CacheHits         int64         // reads of blocks since Open
+	CacheMisses       int64         // and those that went to the disk
+	CacheBytes        int64         // in the cache
+	ReadAmplification int           // how many places a read of a key may look at
+	StuckInstalls     int64         // that took longer than CommitLimit, since Open
+	FlushedBytes      uint64        // written to tables by flushes, since Open
+	CompactedBytes    uint64        // and by compactions
+	Uptime            time.Duration // since Open
+}
+
+// Metrics reads the figures. It costs some microseconds. After Close or a failure they are zero but for
+// StuckInstalls.
+func (d *DB) Metrics() Metrics {
+	m := Metrics{StuckInstalls: d.stuck.Load()}
+	_ = d.use(func(db *crdb.DB) error {
+		p := db.Metrics()
+		total := p.Total()
+		m.DiskBytes = p.DiskSpaceUsage()
+		m.WALBytes = p.WAL.PhysicalSize
+		m.MemTableBytes = p.MemTable.Size
+		m.Tables = total.TablesCount
+		m.Compactions = p.Compact.Count
+		m.CompactionDebt = p.Compact.EstimatedDebt
+		m.CacheHits, m.CacheMisses, m.CacheBytes = p.BlockCache.Hits, p.BlockCache.Misses, p.BlockCache.Size
+		m.ReadAmplification = p.ReadAmp()
+		m.FlushedBytes, m.CompactedBytes = total.TableBytesFlushed, total.TableBytesCompacted
+		m.Uptime = p.Uptime
+		return nil
+	})
+	return m
 }
 
 // Store is one partition's store.
@@ -490,41 +624,44 @@ func (s *Store) install(changes []state.Change) error {
 	}
 	s.began.Store(time.Now().UnixNano())
 	defer s.began.Store(0)
-	return s.d.use(func(db *crdb.DB) error {
-		b := s.batch
-		if b == nil {
-			b = db.NewBatch()
-		}
-		s.batch = nil // a batch whose commit went wrong is not used again
-		if !s.named {
-			if err := b.Set(s.prefix[:], []byte(s.name), nil); err != nil {
-				return err
-			}
-		}
-		for _, c := range changes {
-			if c.Value == nil {
-				op := b.DeleteDeferred(prefixSize + len(c.Key))
-				copy(op.Key[copy(op.Key, s.prefix[:]):], c.Key)
-				if err := op.Finish(); err != nil {
-					return err
-				}
-				continue
-			}
-			op := b.SetDeferred(prefixSize+len(c.Key), len(c.Value))
-			copy(op.Key[copy(op.Key, s.prefix[:]):], c.Key)
-			copy(op.Value, c.Value)
-			if err := op.Finish(); err != nil {
-				return err
-			}
-		}
-		if err := b.Commit(crdb.NoSync); err != nil {
+	b := s.batch
+	if b == nil {
+		b = new(crdb.Batch)
+	}
+	s.batch = nil // one whose commit went wrong, or is stuck, is not used again
+	if err := s.fill(b, changes); err != nil {
+		return err
+	}
+	if err := s.d.use(func(db *crdb.DB) error { return db.Apply(b, crdb.NoSync) }); err != nil {
+		return err
+	}
+	s.named = true
+	b.Reset()
+	s.batch = b
+	return nil
+}
+
+// fill puts the changes into a batch; it copies their bytes.
+func (s *Store) fill(b *crdb.Batch, changes []state.Change) error {
+	if !s.named {
+		if err := b.Set(s.prefix[:], []byte(s.name), nil); err != nil {
 			return err
 		}
-		s.named = true
-		b.Reset()
-		s.batch = b
-		return nil
-	})
+	}
+	for _, c := range changes {
+		var op *crdb.DeferredBatchOp
+		if c.Value == nil {
+			op = b.DeleteDeferred(prefixSize + len(c.Key))
+		} else {
+			op = b.SetDeferred(prefixSize+len(c.Key), len(c.Value))
+			copy(op.Value, c.Value)
+		}
+		copy(op.Key[copy(op.Key, s.prefix[:]):], c.Key)
+		if err := op.Finish(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Scan calls f in order for the keys in [from, to).
