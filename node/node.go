@@ -102,7 +102,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := n.lockData(); err != nil {
+	if err := n.lockData(ctx); err != nil {
 		return nil, err
 	}
 	if err := n.listen(); err != nil {
@@ -165,15 +165,21 @@ func (n *Node) definitions() (*flowdef.Set, error) {
 	return set, nil
 }
 
+// lockWait is how long a start waits for the lock of a process that has just been killed.
+const lockWait = 3 * time.Second
+
 // lockData makes the data folder ours.
-func (n *Node) lockData() error {
+func (n *Node) lockData(ctx context.Context) error {
 	if err := os.MkdirAll(n.opt.Data, 0o755); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
 	path := filepath.Join(n.opt.Data, "LOCK")
 	n.lock = flock.New(path)
-	ok, err := n.lock.TryLock()
-	if err != nil {
+	// A process that was killed holds the lock until the kernel has taken it down.
+	wait, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	ok, err := n.lock.TryLockContext(wait, 50*time.Millisecond)
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("data folder: lock %s: %w", path, err)
 	}
 	if !ok {
