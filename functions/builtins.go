@@ -186,6 +186,7 @@ func (c *compiler) call(n ast.Node, name string, args []ast.Node) node {
 	if !c.arity(n, b, len(args), b.least, len(b.args)) {
 		return badNode
 	}
+	c.asksType = c.asksType || name == "type"
 	at := c.site(n, name, args...)
 	nodes, ok := c.all(args)
 	if !ok {

@@ -53,7 +53,7 @@ type compiler struct {
 
 	nodes    int
 	slots    int
-	usesArgs bool // parameters
+	asksType bool // type is called
 	lets     []local
 	scopes   []scope // of array functions, innermost last
 }
@@ -93,7 +93,7 @@ func compile(path, source string, see roots, params *paramTable, builtins map[st
 	if len(c.mistakes) > 0 {
 		return nil, c.mistakes
 	}
-	return &program{path: path, eval: n.eval, kinds: n.kinds, fixed: n.fixed, value: n.value, params: c.usesArgs}, nil
+	return &program{path: path, eval: n.eval, kinds: n.kinds, fixed: n.fixed, value: n.value, asksType: c.asksType}, nil
 }
 
 // parse turns the text into expr-lang's tree.

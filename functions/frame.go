@@ -2,7 +2,6 @@ package functions
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/expr-lang/expr/ast"
@@ -21,7 +20,7 @@ const (
 	// MaxState is the most bytes of text, arrays and objects that a key's state may hold.
 	MaxState = 1 << 20
 
-	maxWork   = 64 << 20 // bytes that one evaluation may read
+	maxWork   = 32 << 20 // bytes that one evaluation may read
 	buildCost = 16       // what one built byte costs in bytes read
 	stepCost  = 32       // what one element of an array costs
 	maxNested = kis.MaxDepth - 1
@@ -46,7 +45,7 @@ type frame struct {
 	stack    []kis.Value // arguments of calls
 	work     int         // what is left of the budget
 	err      *evalError
-	patterns map[string]*regexp.Regexp
+	patterns map[string]*pattern
 }
 
 // params are the parameters of one step, by their place in the function.
@@ -171,12 +170,12 @@ func (f *frame) array(at *site, list []kis.Value) (kis.Value, bool) {
 
 // program is one compiled expression.
 type program struct {
-	path   string
-	eval   eval
-	kinds  kinds
-	fixed  bool // value is its value, whatever the row
-	value  kis.Value
-	params bool // it looks at parameters
+	path     string
+	eval     eval
+	kinds    kinds
+	fixed    bool // value is its value, whatever the row
+	value    kis.Value
+	asksType bool // it calls type
 }
 
 // run computes the program on what the frame shows.

@@ -235,18 +235,48 @@ func (b *builder) calculate(body *Calculate) func(*frame) (kis.Runner, error) {
 	return func(f *frame) (kis.Runner, error) { return openCalculator(f, fields, emits, when) }
 }
 
-// narrowed finds out what kinds the state's fields can have: those of their init and those that their set
-// makes, whatever the state was.
+// narrowed finds out what kinds the state's fields can have: those of their init, and those that their set makes
+// of what they can have. A function that asks for a type may be written for states of an earlier revision, which
+// can be anything.
 func (b *builder) narrowed(body *Calculate, fields []stateField, see roots) []kinds {
-	out := make([]kinds, len(fields))
+	anything := see.kinds
+	see.kinds = make([]kinds, len(fields))
+	for i := range fields {
+		if fields[i].init == nil {
+			return anything
+		}
+		see.kinds[i] = fields[i].init.kinds
+	}
 	unused := paramTable{optional: make(map[string]bool)}
-	for i, s := range body.State {
-		out[i] = anyKind
-		if p, mistakes := compile("", s.Set, see, &unused, b.builtins); len(mistakes) == 0 && fields[i].init != nil {
-			out[i] = p.kinds | fields[i].init.kinds
+	all := []string{body.When}
+	for _, s := range body.State {
+		all = append(all, s.Set)
+	}
+	for _, e := range body.Emit {
+		all = append(all, e.Expr)
+	}
+	wide := see
+	wide.kinds = anything
+	for _, source := range all {
+		if p, _ := compile("", source, wide, &unused, b.builtins); p != nil && p.asksType {
+			return anything
 		}
 	}
-	return out
+	for range 16 {
+		grown := slices.Clone(see.kinds)
+		for i, s := range body.State {
+			p, mistakes := compile("", s.Set, see, &unused, b.builtins)
+			if len(mistakes) > 0 {
+				continue // it makes nothing of what is known so far
+			}
+			grown[i] |= p.kinds
+		}
+		if slices.Equal(grown, see.kinds) {
+			return grown
+		}
+		see.kinds = grown
+	}
+	return anything
 }
 
 func (b *builder) expand(body *Expand) func(*frame) (kis.Runner, error) {

@@ -103,7 +103,6 @@ func (c *compiler) identifier(n *ast.IdentifierNode) node {
 			return appendObject(b, len(metaFields), func(i int) (string, kis.Value) { return metaFields[i], metaField(f, metaFields[i]) })
 		})
 	}
-	c.usesArgs = true
 	return object(func(f *frame, b []byte) []byte {
 		var names []string
 		for name := range f.params.all {
@@ -385,7 +384,7 @@ func (c *compiler) field(n *ast.MemberNode, base *ast.IdentifierNode, name strin
 			return f.keys[i].Value, true
 		}}
 	}
-	if c.usesArgs = true; soft {
+	if soft {
 		c.params.optional[name] = true
 	}
 	i := c.params.place(name)

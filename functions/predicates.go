@@ -2,6 +2,7 @@ package functions
 
 import (
 	"regexp"
+	"regexp/syntax"
 	"strconv"
 
 	"github.com/expr-lang/expr/ast"
@@ -306,21 +307,43 @@ func (c *compiler) groupBy(n ast.Node, b *builtin, args []ast.Node) node {
 	})
 }
 
+// pattern is a regular expression, with what a byte of text costs at most.
+type pattern struct {
+	*regexp.Regexp
+	cost int
+}
+
+func newPattern(text string) (*pattern, error) {
+	re, err := regexp.Compile(text)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := syntax.Parse(text, syntax.Perl)
+	if err != nil {
+		return nil, err
+	}
+	prog, err := syntax.Compile(tree.Simplify())
+	if err != nil {
+		return nil, err
+	}
+	return &pattern{re, 16 + 4*len(prog.Inst)}, nil
+}
+
 // pattern compiles a regular expression: now if it is constant, else when it is needed.
-func (c *compiler) pattern(n ast.Node, p node, at *site) (func(f *frame) (*regexp.Regexp, bool), bool) {
+func (c *compiler) pattern(n ast.Node, p node, at *site) (func(f *frame) (*pattern, bool), bool) {
 	if !c.need(at, isString, n, p) {
 		return nil, false
 	}
 	if p.fixed {
-		re, err := regexp.Compile(p.value.Text())
+		re, err := newPattern(p.value.Text())
 		if err != nil {
 			c.wrong(n, "patterns are Go regular expressions (RE2)", "%v", err)
 			return nil, false
 		}
-		return func(*frame) (*regexp.Regexp, bool) { return re, true }, true
+		return func(*frame) (*pattern, bool) { return re, true }, true
 	}
 	text := p.eval
-	return func(f *frame) (*regexp.Regexp, bool) {
+	return func(f *frame) (*pattern, bool) {
 		v, ok := text(f)
 		if !ok {
 			return nil, false
@@ -335,13 +358,13 @@ func (c *compiler) pattern(n ast.Node, p node, at *site) (func(f *frame) (*regex
 		if !f.charge(at, len(v.Text())*1024) {
 			return nil, false
 		}
-		re, err := regexp.Compile(v.Text())
+		re, err := newPattern(v.Text())
 		if err != nil {
 			f.fail(at, "%v", err)
 			return nil, false
 		}
 		if f.patterns == nil || len(f.patterns) >= maxKept {
-			f.patterns = make(map[string]*regexp.Regexp)
+			f.patterns = make(map[string]*pattern)
 		}
 		f.patterns[string([]byte(v.Text()))] = re // a copy: the text belongs to the row
 		return re, true
@@ -368,7 +391,7 @@ func (c *compiler) matches(n *ast.BinaryNode) node {
 			return f.mismatch(at, "a text", v)
 		}
 		re, ok := pattern(f)
-		if !ok || !f.charge(at, len(v.Text())*16) {
+		if !ok || !f.charge(at, len(v.Text())*re.cost) {
 			return kis.Value{}, false
 		}
 		return kis.BoolValue(re.MatchString(v.Text())), true
@@ -410,7 +433,7 @@ func (c *compiler) capture(n ast.Node, b *builtin, args []ast.Node) node {
 			return f.mismatch(at, "a text", v)
 		}
 		re, ok := pattern(f)
-		if !ok || !f.charge(at, len(v.Text())*16) {
+		if !ok || !f.charge(at, len(v.Text())*re.cost) {
 			return kis.Value{}, false
 		}
 		if re.NumSubexp() < group {
