@@ -30,6 +30,7 @@ const (
 	codeStreamNotFound     = 10059
 	codeConsumerNotFound   = 10014
 	codeStreamNameInUse    = 10058
+	codeStreamCreate       = 10049 // also where the files of one just deleted are still being removed
 	codeNotLeader          = 10009
 	codeJetStreamNotEnable = 10076
 	codeNotForAccount      = 10039

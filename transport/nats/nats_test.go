@@ -1,6 +1,9 @@
 package nats
 
 import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,15 +16,19 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// freeAddress is an address of this machine that nothing listens on.
+// freeAddress is an address of this machine that nothing listens on. Its port is below those that the system
+// gives to connections, so that it is still free after a restart.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 func embed(t testing.TB, opt Options) *Server {
@@ -165,6 +172,7 @@ func TestEmbedRefuses(t *testing.T) {
 		{Options{Dir: t.TempDir(), Listen: taken.Addr().String()}, "in use"},
 		{Options{Dir: file}, "not a directory"},
 	} {
+		c.opt.Log = slog.New(slog.DiscardHandler)
 		s, err := Embed(c.opt)
 		if err == nil {
 			s.Shutdown()

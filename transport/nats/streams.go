@@ -211,10 +211,13 @@ func (t *Streams) ensure(ctx context.Context, c transport.Config) (*streamInfo, 
 			return &made, nil
 		}
 		var refused *apiError
-		if attempt > 3 || !errors.As(err, &refused) || refused.ErrCode != codeStreamNameInUse {
+		if attempt > 4 || !errors.As(err, &refused) || refused.ErrCode != codeStreamNameInUse && refused.ErrCode != codeStreamCreate {
 			return nil, err
 		}
-		// Another made it meanwhile: take it as it is.
+		// Another made it meanwhile: take it as it is. Or its name was in use a moment ago.
+		if sleep(ctx, backoff(attempt, 20*time.Millisecond, time.Second)) != nil {
+			return nil, err
+		}
 	}
 	missing := missingSubjects(raw.Config.Subjects, c.Subjects)
 	if len(missing) == 0 {
