@@ -159,10 +159,14 @@ func (b *packer) endLine(send func(pack) error) error {
 		}
 		return nil
 	}
-	if len(bytes.TrimSpace(line)) == 0 {
+	text := bytes.TrimSpace(line)
+	if len(text) == 0 {
 		return nil
 	}
-	if b.events > 0 && len(b.buf)+1+len(line) > min(b.bytes, b.max) {
+	// A line that is cut off behind a colon would take the next line for its value. Such a one goes alone, so
+	// that it spoils no other; one from brace to brace ends at its end, whatever is wrong inside.
+	alone := text[0] != '{' || text[len(text)-1] != '}'
+	if b.events > 0 && (alone || len(b.buf)+1+len(line) > min(b.bytes, b.max)) {
 		if err := b.flush(send); err != nil {
 			return err
 		}
@@ -171,7 +175,7 @@ func (b *packer) endLine(send func(pack) error) error {
 		b.buf = append(b.buf, '\n')
 	}
 	b.buf = append(b.buf, line...)
-	if b.events++; b.events >= b.lines || len(b.buf) >= b.bytes {
+	if b.events++; alone || b.events >= b.lines || len(b.buf) >= b.bytes {
 		return b.flush(send)
 	}
 	return nil

@@ -59,9 +59,10 @@ func newPublish(a *app) *cobra.Command {
 subject (or, with --flow NAME in place of the subject, at that flow's entry). It ends when the stream has
 acknowledged all of them, and with 1, saying how many are missing, when it did not.
 
-Lines are packed, many into one message; their content is not looked at. What is not acknowledged is sent again
-under the same Nats-Msg-Id, in order, so nothing is stored twice within the stream's duplicate window. With --id
-a whole run over the same file may be repeated within that window.`,
+Lines are packed, many into one message; a line that does not go from { to } travels alone, and what is wrong
+with a line is for the flow to say. What is not acknowledged is sent
+again under the same Nats-Msg-Id, in order, so nothing is stored twice within the stream's duplicate window. With
+--id a whole run over the same file may be repeated within that window.`,
 		Example: "  kisctl publish orders.eu -f orders.jsonl\n  generate | kisctl publish --flow OrderTotals",
 		Args:    atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

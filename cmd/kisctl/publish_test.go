@@ -31,18 +31,20 @@ func TestPack(t *testing.T) {
 		want []string
 		long int
 	}{
-		{"lines", packing{lines: 2, bytes: 100, max: 100}, "a\nb\nc\n", []string{"a\nb", "c"}, 0},
-		{"no last break", packing{lines: 2, bytes: 100, max: 100}, "a\nb", []string{"a\nb"}, 0},
-		{"one each", packing{lines: 1, bytes: 100, max: 100}, "a\nb\n", []string{"a", "b"}, 0},
-		{"blank", packing{lines: 9, bytes: 100, max: 100}, "\n  \na\r\n\r\n\t\nb\n\n", []string{"a\nb"}, 0},
+		{"lines", packing{lines: 2, bytes: 100, max: 100}, "{a}\n{b}\n{c}\n", []string{"{a}\n{b}", "{c}"}, 0},
+		{"no last break", packing{lines: 2, bytes: 100, max: 100}, "{a}\n{b}", []string{"{a}\n{b}"}, 0},
+		{"one each", packing{lines: 1, bytes: 100, max: 100}, "{a}\n{b}\n", []string{"{a}", "{b}"}, 0},
+		{"blank", packing{lines: 9, bytes: 100, max: 100}, "\n  \n{a}\r\n\r\n\t\n {b} \n\n", []string{"{a}\n {b} "}, 0},
 		{"nothing", packing{lines: 9, bytes: 100, max: 100}, "", nil, 0},
-		{"bytes", packing{lines: 9, bytes: 5, max: 100}, "aa\nbb\ncc\n", []string{"aa\nbb", "cc"}, 0},
-		{"bytes, not reached", packing{lines: 9, bytes: 6, max: 100}, "aa\nbb\ncccc\n", []string{"aa\nbb", "cccc"}, 0},
-		{"longer than a pack", packing{lines: 9, bytes: 3, max: 100}, "a\nbbbbbb\nc\n", []string{"a", "bbbbbb", "c"}, 0},
-		{"longer than a message", packing{lines: 9, bytes: 100, max: 3}, "a\nbbbb\nccc\r\nddddddd\n", []string{"a", "ccc"}, 2},
-		{"the last is too long", packing{lines: 9, bytes: 100, max: 3}, "a\nbbbb", []string{"a"}, 1},
+		{"bytes", packing{lines: 9, bytes: 9, max: 100}, "{aa}\n{bb}\n{cc}\n", []string{"{aa}\n{bb}", "{cc}"}, 0},
+		{"bytes, not reached", packing{lines: 9, bytes: 10, max: 100}, "{aa}\n{bb}\n{cccc}\n", []string{"{aa}\n{bb}", "{cccc}"}, 0},
+		{"longer than a pack", packing{lines: 9, bytes: 5, max: 100}, "{a}\n{bbbbbb}\n{c}\n", []string{"{a}", "{bbbbbb}", "{c}"}, 0},
+		{"longer than a message", packing{lines: 9, bytes: 100, max: 5}, "{a}\n{bbbb}\n{ccc}\r\n{ddddddd}\n", []string{"{a}", "{ccc}"}, 2},
+		{"the last is too long", packing{lines: 9, bytes: 100, max: 3}, "{a}\n{bbbb", []string{"{a}"}, 1},
 		{"whole", packing{lines: 1, bytes: 1, max: 100, whole: true}, "{\n\n}\n", []string{"{\n\n}\n"}, 0},
 		{"whole is too long", packing{lines: 1, bytes: 1, max: 3, whole: true}, "{\n\n}\n", nil, 1},
+		{"no objects", packing{lines: 9, bytes: 100, max: 100}, "{a}\n{\"b\":\n{c}\n[\n{d}\n{e\n7\n}\n{f}\n{g}",
+			[]string{"{a}", "{\"b\":", "{c}", "[", "{d}", "{e", "7", "}", "{f}\n{g}"}, 0},
 	} {
 		for _, step := range []int{1, 3, 1000} {
 			packs := make(chan pack, 100)
@@ -86,17 +88,16 @@ func TestLinger(t *testing.T) {
 			_, err := packing{lines: 3, bytes: 100, max: 100, linger: 5 * time.Millisecond}.read(t.Context(), r, packs)
 			done <- err
 		}()
-		began := time.Now()
 		for _, step := range []struct {
 			in, out string
 			after   time.Duration
 		}{
-			{"a\n", "a", 5 * time.Millisecond},
-			{"b\nc\nd\n", "b\nc\nd", 0},
-			{"e\nf", "e", 5 * time.Millisecond}, // the half line stays
-			{"g\n", "fg", 5 * time.Millisecond},
+			{"{a}\n", "{a}", 5 * time.Millisecond},
+			{"{b}\n{c}\n{d}\n", "{b}\n{c}\n{d}", 0},
+			{"{e}\n{f", "{e}", 5 * time.Millisecond}, // the half line stays
+			{"g}\n", "{fg}", 5 * time.Millisecond},
 		} {
-			began = time.Now()
+			began := time.Now()
 			io.WriteString(w, step.in)
 			pk := <-packs
 			if took := time.Since(began); string(pk.data) != step.out || took != step.after {
