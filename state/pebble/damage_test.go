@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -105,13 +106,39 @@ type image struct {
 	flushed  map[string]uint64 // of them on the disk for sure
 }
 
-// record runs a history on a database with small memtables and takes images at random moments, as after a
-// crash in which the given percentage of what was not synced reached the disk.
-func record(t testing.TB, seed uint64, installs, images, unsynced int) []image {
+// slowTables holds up every table for a while, so that several WALs wait for theirs.
+type slowTables struct{ vfs.FS }
+
+func (s slowTables) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasSuffix(name, ".sst") {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return s.FS.Create(name, category)
+}
+
+// crashOf is a crash in which nothing, some or all of what was not synced reached the disk.
+func crashOf(seed, n uint64) vfs.CrashCloneCfg {
+	return vfs.CrashCloneCfg{
+		UnsyncedDataPercent: []int{0, 20, 80, 100}[(seed+n)%4],
+		RNG:                 rand.New(rand.NewPCG(seed, n)),
+	}
+}
+
+// asItIs is a crash of the process alone.
+func asItIs(_, _ uint64) vfs.CrashCloneCfg {
+	return vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(0, 0))}
+}
+
+// record runs a history on a database with small memtables and takes images of crashes at random moments.
+func record(t testing.TB, seed uint64, installs, images int, crash func(seed, n uint64) vfs.CrashCloneCfg) []image {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(seed, 7))
 	fs := vfs.NewCrashableMem()
-	db, err := Open(dir, small(fs))
+	var disk vfs.FS = fs
+	if seed%2 == 1 {
+		disk = slowTables{fs}
+	}
+	db, err := Open(dir, small(disk))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,16 +168,12 @@ func record(t testing.TB, seed uint64, installs, images, unsynced int) []image {
 				t.Fatal(err)
 			}
 			flushed = clone(at)
-			if db, err = Open(dir, small(fs)); err != nil {
+			if db, err = Open(dir, small(disk)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if rnd.IntN(installs/images+1) == 0 || i == installs-1 {
-			cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced}
-			if unsynced > 0 {
-				cfg.RNG = rand.New(rand.NewPCG(seed, uint64(i)))
-			}
-			all = append(all, image{fs.CrashClone(cfg), seed, clone(at), clone(flushed)})
+			all = append(all, image{fs.CrashClone(crash(seed, uint64(i))), seed, clone(at), clone(flushed)})
 		}
 	}
 	if err := db.Close(); err != nil {
@@ -216,9 +239,7 @@ func hurt(t testing.TB, rnd *rand.Rand, fs vfs.FS) (what string, of string) {
 	}
 	kinds := map[string][]string{}
 	for _, n := range names {
-		if info, err := fs.Stat(path.Join(dir, n)); err == nil && info.Size() > 0 {
-			kinds[kind(n)] = append(kinds[kind(n)], n)
-		}
+		kinds[kind(n)] = append(kinds[kind(n)], n)
 	}
 	var order []string
 	for k := range kinds {
@@ -230,7 +251,11 @@ func hurt(t testing.TB, rnd *rand.Rand, fs vfs.FS) (what string, of string) {
 	name := kinds[of][rnd.IntN(len(kinds[of]))]
 	file := path.Join(dir, name)
 	b := readFile(t, fs, file)
-	switch rnd.IntN(6) {
+	how := rnd.IntN(6)
+	if len(b) == 0 {
+		how = 5
+	}
+	switch how {
 	case 0, 1, 2:
 		bit := rnd.IntN(len(b) * 8)
 		b[bit/8] ^= 1 << (bit % 8)
@@ -261,7 +286,7 @@ func TestDamage(t *testing.T) {
 	var mu sync.Mutex
 	for round := range max(1, *damages/each) {
 		seed := uint64(round)
-		for i, im := range record(t, seed, 2000, each, 100) {
+		for i, im := range record(t, seed, 2000, each, asItIs) {
 			rnd := rand.New(rand.NewPCG(seed, uint64(1000+i)))
 			what, of := hurt(t, rnd, im.fs)
 			outcome := func(o string) {

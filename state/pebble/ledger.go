@@ -28,8 +28,6 @@ import (
 // An entry is written and synced before anything that builds on what it notes, so the file may be behind the
 // truth and never before it. Each carries a hash over itself and the one before it.
 type ledger struct {
-	fail *failure
-
 	mu   sync.Mutex
 	file vfs.File
 	last uint64 // hash of the last entry
@@ -97,12 +95,12 @@ func parseLedger(b []byte) (map[uint64]entry, error) {
 }
 
 // openLedger compares a folder with its ledger and begins a new one with what still counts.
-func openLedger(fs vfs.FS, dir string, fail *failure) (*ledger, error) {
+func openLedger(fs vfs.FS, dir string) (*ledger, error) {
 	entries, err := verify(fs, dir)
 	if err != nil {
 		return nil, err
 	}
-	l := &ledger{fail: fail}
+	l := new(ledger)
 	temp := fs.PathJoin(dir, ledgerTemp)
 	if l.file, err = fs.Create(temp, vfs.WriteCategoryUnspecified); err != nil {
 		return nil, err

@@ -163,7 +163,7 @@ func (d *DB) open() (err error) {
 	if d.lock, err = crdb.LockDirectory(d.dir, d.opt.FS); err != nil {
 		return fmt.Errorf("%w: %w", ErrLocked, err)
 	}
-	if d.ledger, err = openLedger(d.opt.FS, d.dir, d.fail); err != nil {
+	if d.ledger, err = openLedger(d.opt.FS, d.dir); err != nil {
 		return classifyOpen(err)
 	}
 	cache := crdb.NewCache(d.opt.CacheBytes)
@@ -446,7 +446,7 @@ func (d *DB) Close() (err error) {
 		close(d.stop)
 		if d.fail.err() == nil {
 			<-d.closed
-			err = errors.Join(err, d.ending)
+			err = errors.Join(err, d.ending, d.fail.err()) // closing writes, too
 			return
 		}
 		select {
