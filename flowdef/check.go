@@ -98,7 +98,7 @@ func (c *checker) steps() {
 			if c.set.Funcs[fn.Value] == nil {
 				if fn.Value != "" {
 					c.used[nearest(fn.Value, names)] = true // what is meant is not unused as well
-					c.report(flow.Enabled, fn.Pos, codeNoFunc, fmt.Sprintf("unknown function %s in flow %s", quote(fn.Value), quote(flow.Name)), didYouMean(fn.Value, names))
+					c.report(flow.Enabled, fn.Pos, codeNoFunc, fmt.Sprintf("unknown function %s in flow %s", quote(fn.Value), quote(flow.Name)), c.functionHint(fn.Value, names))
 				}
 				continue
 			}
@@ -114,6 +114,13 @@ func (c *checker) steps() {
 			c.report(false, f.Pos, codeUnused, fmt.Sprintf("no flow uses function %s", quote(f.Name)), "")
 		}
 	}
+}
+
+func (c *checker) functionHint(name string, names []string) string {
+	if c.opts.GoFunctions[name] {
+		return "a Go function of that name is there; add its definition, kistype: func"
+	}
+	return didYouMean(name, names)
 }
 
 // connectors looks up the connectors of all functions.
@@ -272,7 +279,7 @@ func (c *checker) clash(target string, a, b writer) bool {
 	if af, bf := a.fields(), b.fields(); len(af) > 0 && len(bf) > 0 {
 		for _, x := range af {
 			if slices.ContainsFunc(bf, func(y Text) bool { return x.Value == y.Value }) {
-				field = " field " + quote(x.Value)
+				field = " field " + quote(x.Value) + " of"
 				break
 			}
 		}

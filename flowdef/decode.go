@@ -25,11 +25,13 @@ type object struct {
 	n    *node
 	path string
 	vals map[string]field // by the table's name
+	// meant are keys that an unknown one is near to: they are not reported as missing as well.
+	meant map[string]bool
 }
 
 // object checks that a node is a mapping of known keys; nil if it is no mapping. Null is an empty one.
 func (d *decoder) object(n *node, path string) *object {
-	o := &object{d: d, n: n, path: path, vals: map[string]field{}}
+	o := &object{d: d, n: n, path: path, vals: map[string]field{}, meant: map[string]bool{}}
 	if n.isNull() {
 		return o
 	}
@@ -40,7 +42,7 @@ func (d *decoder) object(n *node, path string) *object {
 	for _, f := range n.fields {
 		k := findKey(d.kind, path, f.name)
 		if k == nil {
-			d.unknown(f, path)
+			o.meant[d.unknown(f, path)] = true
 			continue
 		}
 		name := k.name()
@@ -61,28 +63,35 @@ func (d *decoder) object(n *node, path string) *object {
 	return o
 }
 
+// label names a mapping for a message.
 func (d *decoder) label(path string) string {
-	if path == "" {
+	switch path {
+	case "":
 		return "a " + d.kind
+	case "flows":
+		return "a step"
+	case "entry":
+		return "an entry"
+	case "verify":
+		return "a rule"
+	case "calculate.state.NAME":
+		return "a field of the state"
 	}
-	return strings.ReplaceAll(path, ".NAME", "")
+	return path
 }
 
-func (d *decoder) unknown(f field, path string) {
+// unknown reports an unknown key and returns the known one that is near to it, or "".
+func (d *decoder) unknown(f field, path string) string {
 	known := keysAt(d.kind, path)
-	where := "a " + d.kind
-	if path != "" {
-		where = path
-	}
-	hint := ""
-	if n := nearest(f.name, known); n != "" {
-		hint = "did you mean " + quote(n) + "?"
+	near := nearest(f.name, known)
+	hint := "known: " + strings.Join(known, ", ")
+	if near != "" {
+		hint = "did you mean " + quote(near) + "?"
 	} else if other := elsewhere(d.kind, path, f.name); other != "" {
 		hint = "it belongs to " + strings.ReplaceAll(other, ".NAME", "")
-	} else {
-		hint = "known: " + strings.Join(known, ", ")
 	}
-	d.report(f.key.pos, codeKey, fmt.Sprintf("unknown key %s in %s", quote(f.name), strings.ReplaceAll(where, ".NAME", "")), hint)
+	d.report(f.key.pos, codeKey, fmt.Sprintf("unknown key %s in %s", quote(f.name), d.label(path)), hint)
+	return near
 }
 
 // get returns a key's value, nil if it is missing or null. A name that the table lacks is our own mistake.
@@ -167,6 +176,9 @@ func (o *object) required(name, hint string) bool {
 	if o.get(name) != nil {
 		return true
 	}
+	if o.meant[name] {
+		return false
+	}
 	pos := o.n.pos
 	if f, ok := o.vals[name]; ok {
 		pos = f.key.pos
@@ -193,11 +205,24 @@ func (o *object) word(name, def string, words ...string) string {
 			hint = fmt.Sprintf("write it as %s: large and small letters differ", w)
 		}
 	}
-	if near := nearest(t.Value, words); near != "" && strings.HasPrefix(hint, "one of") {
+	if near := meantWord(t.Value, words); near != "" && strings.HasPrefix(hint, "one of") {
 		hint = "did you mean " + quote(near) + "? " + hint
 	}
 	o.d.report(t.Pos, codeValue, fmt.Sprintf("unknown %s %s", name, quote(t.Value)), hint)
 	return def
+}
+
+// meantWord returns the word that is near to a text, or that it begins, or "".
+func meantWord(text string, words []string) string {
+	if near := nearest(text, words); near != "" || text == "" {
+		return near
+	}
+	for _, w := range words {
+		if strings.HasPrefix(strings.ToLower(w), strings.ToLower(text)) {
+			return w
+		}
+	}
+	return ""
 }
 
 func (o *object) boolean(name string) bool {
@@ -218,7 +243,7 @@ func (o *object) integer(name string, limit int64) int64 {
 	if n == nil {
 		return 0
 	}
-	if n.kind != scalarNode || n.typ != intScalar && n.typ != floatScalar {
+	if !n.isNumber() {
 		hint := ""
 		if n.kind == scalarNode {
 			if _, err := parseInt(n.text); err == nil {
@@ -412,7 +437,7 @@ func (d *decoder) flow(root *node, body string) *Flow {
 		if v > 1 {
 			d.report(n.pos, codeStatus, fmt.Sprintf("status is %d; it counts as 1", v), "write 1 to enable, 0 to disable")
 		}
-	} else if f.Name != "" {
+	} else if f.Name != "" && !o.meant["status"] {
 		d.report(f.Pos, codeNoStatus, fmt.Sprintf("flow %s has no status, so it is DISABLED and never runs", quote(f.Name)), "add status: 1 to enable it, or status: 0 if that is meant")
 	}
 	f.Entries = d.entries(o)
@@ -556,7 +581,7 @@ func (d *decoder) function(root *node, body string) *Func {
 	if f.Mode != "" {
 		for mode, key := range modes {
 			if mode != f.Mode && o.get(key) != nil {
-				d.report(o.vals[key].key.pos, codeBody, fmt.Sprintf("%s is the body of a %s, and the function is a %s", key, mode, f.Mode), "change fmode to "+mode+", or make it a function of its own")
+				d.report(o.vals[key].key.pos, codeBody, fmt.Sprintf("%s is the body of fmode %s, and this function's is %s", key, mode, f.Mode), "change fmode to "+mode+", or make it a function of its own")
 			}
 		}
 	}
@@ -585,7 +610,7 @@ func (o *object) retryDuration() time.Duration {
 	if n == nil {
 		return 0
 	}
-	if n.kind == scalarNode && n.typ == stringScalar {
+	if n.kind == scalarNode && !n.isNumber() {
 		return o.duration("retry_duration", 0)
 	}
 	return time.Duration(o.integer("retry_duration", int64(365*24*time.Hour/time.Millisecond))) * time.Millisecond
@@ -612,7 +637,7 @@ func (d *decoder) verify(o *object) []Rule {
 		}
 		rule := Rule{Rule: r.expr("rule"), Reason: r.str("reason"), Else: r.word("else", "dead_letter", "dead_letter", "drop")}
 		if rule.Reason == "" {
-			rule.Reason = rule.Rule.Value
+			rule.Reason = strings.Join(strings.Fields(rule.Rule.Value), " ")
 		}
 		out = append(out, rule)
 	}

@@ -159,7 +159,7 @@ func (s *Set) add(root *node, body string, mistakes *Mistakes) {
 	if kind.isNull() {
 		hint := "add kistype: func, flow, conn or global"
 		for _, f := range root.fields {
-			if nearest(f.name, []string{"kistype"}) != "" {
+			if f.name != "kistype" && nearest(f.name, []string{"kistype"}) != "" {
 				hint = fmt.Sprintf("did you mean %q instead of %s?", "kistype", quote(f.name))
 			}
 		}

@@ -39,6 +39,9 @@ func (c *checker) loops() {
 			continue
 		}
 		for _, e := range flow.Entries {
+			if checkSubject(e.Subject.Value, true, false) != nil {
+				continue
+			}
 			ins = append(ins, input{flow: flow, name: e.Subject.Value})
 		}
 		for i, step := range flow.Steps {
@@ -52,7 +55,7 @@ func (c *checker) loops() {
 				ins = append(ins, input{flow: flow, step: i + 1, name: h.Value, load: true})
 			case handoff:
 				outs[flow] = append(outs[flow], output{flow: flow, step: i, name: Text{Value: h.Value, Pos: step.Function.Pos}, save: true})
-			case f.Mode == "Expand" && f.Expand != nil && f.Expand.Subject.Value != "":
+			case f.Mode == "Expand" && f.Expand != nil && checkSubject(f.Expand.Subject.Value, false, true) == nil:
 				outs[flow] = append(outs[flow], output{flow: flow, step: i, name: f.Expand.Subject, when: f.Expand.When.Value != ""})
 			}
 		}
@@ -241,9 +244,9 @@ func (c *checker) loop(ins []input, graph [][]edge, group []int, sure bool) {
 		}
 		told = append(told, fmt.Sprintf("%s %s %s and %s %s it", quote(e.via.flow.Name), sends, e.via.name.Value, quote(ins[e.to].flow.Name), reads))
 	}
-	code, message := codeLoop, "flow %s feeds itself: %s"
+	code, message, hint := codeLoop, "flow %s feeds itself: %s", "send it elsewhere, or only some rows with when"
 	if !sure {
-		code, message = codeMayLoop, "flow %s may feed itself: %s"
+		code, message, hint = codeMayLoop, "flow %s may feed itself: %s", "check that this ends"
 	}
-	c.report(sure, path[0].via.name.Pos, code, fmt.Sprintf(message, quote(path[0].via.flow.Name), strings.Join(told, "; ")), "send it elsewhere, or only some rows with when")
+	c.report(sure, path[0].via.name.Pos, code, fmt.Sprintf(message, quote(path[0].via.flow.Name), strings.Join(told, "; ")), hint)
 }

@@ -34,7 +34,25 @@ func didYouMean(name string, known []string) string {
 	if n := nearest(name, known); n != "" {
 		return "did you mean " + quote(n) + "?"
 	}
+	if n := holding(name, known); n != "" {
+		return "did you mean " + quote(n) + "?"
+	}
 	return knownNames(known)
+}
+
+// holding returns the only known name that holds the given one, or that it holds; "" if there is none.
+func holding(name string, known []string) string {
+	found := ""
+	for _, k := range known {
+		a, b := strings.ToLower(name), strings.ToLower(k)
+		if min(len(a), len(b)) >= 4 && (strings.Contains(a, b) || strings.Contains(b, a)) {
+			if found != "" {
+				return ""
+			}
+			found = k
+		}
+	}
+	return found
 }
 
 // knownNames lists names for a hint, the first ten of them.

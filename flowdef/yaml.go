@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -66,6 +67,18 @@ type field struct {
 }
 
 func (n *node) isNull() bool { return n == nil || n.kind == scalarNode && n.typ == nullScalar }
+
+// isNumber tells whether a scalar is written as a number; also one that is too large for the parser.
+func (n *node) isNumber() bool {
+	if n.kind != scalarNode || n.raw != nil && n.raw.style != plain {
+		return false
+	}
+	if n.typ == stringScalar {
+		_, err := parseInt(n.text)
+		return err == nil || errors.Is(err, strconv.ErrRange)
+	}
+	return n.typ == intScalar || n.typ == floatScalar
+}
 
 func (n *node) asText() Text {
 	t := Text{Value: n.text, Pos: n.pos, raw: n.raw}
@@ -219,9 +232,11 @@ func (r *reader) syntax(err error) {
 		r.report(r.src.pos(pos.Line, strings.IndexByte(line, '\t')+1), codeTab, "a tab indents the line", "indent with blanks")
 		return
 	case strings.Contains(se.Message, "mapping value is not allowed"):
-		hint = "put a text that holds ': ' in quotes"
+		hint = "a text that holds ': ' needs quotes; or the next lines are indented wrongly"
 	case strings.Contains(se.Message, "reserved character"):
 		hint = "put the text in quotes"
+	case strings.Contains(se.Message, "invalid header option"):
+		hint = "a text that begins with > or | needs quotes"
 	case strings.Contains(se.Message, "must be specified"):
 		hint = "a text over several lines inside of {} or [] needs quotes"
 	}
@@ -246,9 +261,15 @@ func (r *reader) read(n ast.Node, depth int) *node {
 	switch n := n.(type) {
 	case *ast.MappingNode:
 		out.kind = mapNode
+		if !n.IsFlowStyle && !r.untabbed(n.Values...) {
+			return nil
+		}
 		return r.fields(out, n.Values, depth)
 	case *ast.MappingValueNode:
 		out.kind = mapNode
+		if !n.IsFlowStyle && !r.untabbed(n) {
+			return nil
+		}
 		return r.fields(out, []*ast.MappingValueNode{n}, depth)
 	case *ast.SequenceNode:
 		out.kind = listNode
@@ -421,6 +442,21 @@ func (r *reader) joined(n ast.Node) *node {
 	text := key.Value + ":" + value.GetToken().Value
 	pos := r.startsWith(r.place(key), text)
 	return &node{pos: pos, text: text, raw: &scalar{src: r.src, line: pos.Line, column: pos.Column}, size: 1}
+}
+
+// untabbed checks that no tab indents the keys of a block, which the parser lets pass behind blanks.
+func (r *reader) untabbed(values ...*ast.MappingValueNode) bool {
+	for _, mv := range values {
+		key := mv.Key.GetToken()
+		pos := r.startsWith(r.place(key), key.Value)
+		line := r.src.line(pos.Line)
+		before := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
+		if i := strings.IndexByte(before, '\t'); i >= 0 && len(before) < pos.Column {
+			r.report(r.src.pos(pos.Line, i+1), codeTab, "a tab indents the line", "indent with blanks")
+			return false
+		}
+	}
+	return true
 }
 
 func (r *reader) fields(out *node, values []*ast.MappingValueNode, depth int) *node {
