@@ -7,23 +7,27 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // cell is one partition on this node: its actor, what may wait for it, and how it is.
 type cell struct {
-	name     string
-	stage    string
-	must     []string
-	number   int
-	box      mailbox
-	credit   *credit
-	ctx      context.Context
-	failed   func(c *cell, err error) // called once, from the actor, when the partition is of no use any more
-	p        *Partition               // the actor's alone
-	held     int                      // rows whose credit is kept back while the partition is full
-	working  bool                     // a work message is in the mailbox
-	state    atomic.Int32             // cellState
-	restless atomic.Bool
+	name      string
+	stage     string
+	must      []string
+	number    int
+	box       mailbox
+	credit    *credit
+	ctx       context.Context
+	failed    func(c *cell, err error) // called once, from the actor, when the partition is of no use any more
+	p         *Partition               // the actor's alone
+	held      int                      // rows whose credit is kept back while the partition is full
+	working   bool                     // a work message is in the mailbox, or on its way
+	busy      bool                     // the last batch was of a size that says that more is coming
+	state     atomic.Int32             // cellState
+	restless  atomic.Bool
+	linger    *time.Timer
+	lingering bool // the linger message is awaited before the work message is sent
 
 	mu     sync.Mutex
 	reason error
@@ -43,9 +47,10 @@ func (s cellState) String() string { return [...]string{"recovering", "running",
 
 // The messages of a partition's mailbox; a *Chunk is one too.
 type (
-	openMessage struct{ opened chan<- error }
-	workMessage struct{}
-	tickMessage struct{}
+	openMessage   struct{ opened chan<- error }
+	workMessage   struct{}
+	lingerMessage struct{}
+	tickMessage   struct{}
 	// askMessage is a question, or a command, to the partition: it meets committed state only.
 	askMessage struct {
 		f    func(*Partition) error
@@ -76,6 +81,11 @@ func (c *cell) receive(message any) {
 		}
 		c.p.Offer(m)
 		c.work()
+	case lingerMessage:
+		if c.lingering && !c.dead() {
+			c.lingering = false
+			c.box.Tell(workMessage{})
+		}
 	case workMessage:
 		c.working = false
 		if c.dead() {
@@ -86,6 +96,7 @@ func (c *cell) receive(message any) {
 			c.fail(err)
 			return
 		}
+		c.busy = taken >= lingerRows
 		c.giveBack(taken)
 		c.work()
 	case tickMessage:
@@ -129,11 +140,32 @@ func fatal(err error) bool {
 
 func (c *cell) dead() bool { return cellState(c.state.Load()) == cellFailed }
 
+// A partition that is busy waits a little for its batch to fill: a commit costs about as much processor time as
+// thirty rows do. One that is not takes what is there at once, so that a lone row does not wait.
+const (
+	lingerRows = 12                    // a batch of so many rows says that the partition is busy
+	fullRows   = 256                   // so many waiting rows are worth a commit at once
+	lingerTime = 12 * time.Millisecond // the longest wait
+)
+
 // work asks for another batch if anything waits. Chunks that arrived meanwhile are ahead of the message in the
-// mailbox, and so part of the batch: a lone row does not wait, and a busy partition fills its batches.
+// mailbox, and so part of the batch.
 func (c *cell) work() {
-	if !c.working && c.p.Queued() > 0 {
-		c.working = true
+	rows := c.p.QueuedRows()
+	switch {
+	case c.working && !(c.lingering && rows >= fullRows), c.p.Queued() == 0:
+	case c.busy && rows < fullRows && !c.lingering:
+		c.working, c.lingering = true, true
+		if c.linger == nil {
+			c.linger = time.AfterFunc(lingerTime, func() { c.box.Tell(lingerMessage{}) })
+		} else {
+			c.linger.Reset(lingerTime)
+		}
+	default:
+		if c.lingering {
+			c.linger.Stop() // if it has fired, its message finds nobody waiting for it
+		}
+		c.working, c.lingering = true, false
 		c.box.Tell(workMessage{})
 	}
 }

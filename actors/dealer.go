@@ -135,8 +135,13 @@ func (d *Dealer) Run(ctx context.Context, streams transport.Streams, from uint64
 	}
 	defer r.Close()
 	idle := time.Now()
+	var pace pacer
 	for {
+		if err := pace.wait(ctx); err != nil {
+			return err
+		}
 		ms, err := r.Next(ctx, 2000)
+		pace.read(len(ms))
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -153,6 +158,36 @@ func (d *Dealer) Run(ctx context.Context, streams transport.Streams, from uint64
 			}
 		}
 	}
+}
+
+// pacer spaces out the reads of a busy input, so that a read brings many messages and every partition gets its
+// share of them at once. An input that is not busy is read as its messages come.
+type pacer struct {
+	last time.Time // of the read before
+	gap  time.Duration
+}
+
+const (
+	paceEvery  = 4 * time.Millisecond // reads of a busy input
+	paceRate   = 10                   // messages in a millisecond that make an input a busy one
+	paceEnough = 500                  // a read of so many messages needs no wait
+)
+
+func (p *pacer) read(messages int) {
+	now := time.Now()
+	since := now.Sub(p.last)
+	p.gap = 0
+	if messages < paceEnough && since < time.Second && int64(messages)*int64(time.Millisecond) > paceRate*int64(since) {
+		p.gap = paceEvery
+	}
+	p.last = now
+}
+
+func (p *pacer) wait(ctx context.Context) error {
+	if p.gap == 0 {
+		return nil
+	}
+	return realClock{}.Sleep(ctx, p.gap)
 }
 
 // idlePosition is how often partitions without rows are told how far their input has moved.

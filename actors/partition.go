@@ -228,6 +228,9 @@ func (p *Partition) Offer(c *Chunk) {
 // Queued is how many chunks wait.
 func (p *Partition) Queued() int { return len(p.queue) }
 
+// QueuedRows is how many rows they hold.
+func (p *Partition) QueuedRows() int { return p.queuedRows }
+
 // Work takes one batch through its whole life. It returns how many rows of chunks it took from the queue.
 func (p *Partition) Work(ctx context.Context) (int, error) {
 	w, taken, err := p.fetch()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"sync"
@@ -60,6 +61,7 @@ type Node struct {
 
 // Run starts a node and keeps it going until ctx ends; then it drains and stops.
 func Run(ctx context.Context, o Options) error {
+	go tuneCollector(ctx) // ends with ctx
 	n, err := Start(ctx, o)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -257,6 +259,17 @@ func (n *Node) serve() error {
 	host, _, _ := net.SplitHostPort(n.opt.Listen)
 	s := api.NewServer(n, api.Options{Handlers: handlers, Log: n.log, Hosts: []string{host}})
 	n.goServe(&http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)}, n.listener)
+	if n.opt.DebugListen != "" {
+		l, err := net.Listen("tcp", n.opt.DebugListen)
+		if err != nil {
+			return fmt.Errorf("listen for profiles: %w", err)
+		}
+		mux := http.NewServeMux()
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		n.goServe(&http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}, l)
+	}
 	if !own {
 		return nil
 	}

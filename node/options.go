@@ -36,6 +36,8 @@ type Options struct {
 	PrometheusListen bool
 	PrometheusServe  string // address of the metrics' own listener
 
+	DebugListen string // address of net/http/pprof; empty: none
+
 	Functions []kis.Function
 	LogOutput io.Writer // default os.Stderr
 }
@@ -77,7 +79,7 @@ func (o Options) validate() error {
 	if o.StateCache < 1<<20 {
 		errs = append(errs, fmt.Errorf("state cache is %d bytes; it must be at least 1 MiB", o.StateCache))
 	}
-	for name, a := range map[string]string{"listen": o.Listen, "nats-listen": o.NATSListen, "prometheus-serve": o.PrometheusServe} {
+	for name, a := range map[string]string{"listen": o.Listen, "nats-listen": o.NATSListen, "prometheus-serve": o.PrometheusServe, "debug-listen": o.DebugListen} {
 		if a == "" {
 			continue
 		}
@@ -169,6 +171,7 @@ func Command(functions ...kis.Function) *cobra.Command {
 	f.StringVar(&o.LogFormat, "log-format", "", "text (default) or json")
 	f.StringVar(&o.LogLevel, "log-level", "", "debug, info (default), warn or error")
 	f.Int64Var(&o.StateCache, "state-cache", 0, "bytes of key state kept in memory (default 256 MiB)")
+	f.StringVar(&o.DebugListen, "debug-listen", "", "address that serves Go's profiles (net/http/pprof); default: none")
 	f.StringVar(&o.PrometheusServe, "prometheus-serve", "", "own address for the metrics; implies prometheus_listen")
 	return c
 }
