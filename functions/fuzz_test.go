@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kisflow/kisflow/kis"
 )
@@ -31,6 +32,8 @@ func FuzzExpression(f *testing.F) {
 		f.Add(s, rows[0])
 	}
 	f.Fuzz(func(t *testing.T, source, text string) {
+		slow := time.AfterFunc(20*time.Second, func() { panic("no end: " + source) })
+		defer slow.Stop()
 		row, err := kis.ParseRow([]byte(text))
 		if err != nil {
 			row = kis.NewRow(kis.Field{Name: "userid", Value: kis.StringValue("u1")})
