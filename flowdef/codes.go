@@ -44,6 +44,10 @@ const (
 	codeShadowed  = "KF2012"
 	codeMayLoop   = "KF2013"
 	codeMayWrite  = "KF2014"
+
+	// Of package node, which alone knows expressions and connectors; here for the one reference.
+	codeExpression = "KF4001"
+	codeConnector  = "KF4002"
 )
 
 // Code describes one kind of mistake.
@@ -110,4 +114,6 @@ var codes = []Code{
 	{codeShadowed, Warning, "disabled flow of the same name", "A disabled flow has the name of another flow, and is left out.", "Remove or rename it."},
 	{codeMayLoop, Warning, "flows may feed themselves", "What a flow sends out may come in again: some rows only (`when`), or some values of a {field} only.", "Check that it ends, or use another subject."},
 	{codeMayWrite, Warning, "two flows may write the same", "Two flows save through the same connector with functions that do not say which fields they write.", "Say it with `save.fields`, or `save.shared: true`."},
+	{codeExpression, Error, "wrong expression", "An expression cannot be compiled: its syntax, a name that it does not know, or types that do not fit.", "See the reference of expressions."},
+	{codeConnector, Error, "connector cannot do it", "A connector's type has no side for this function in this build: it cannot save, or cannot load, or is not known.", "Use another type, or a node whose program has it."},
 }

@@ -9,7 +9,7 @@ import (
 func nearest(name string, known []string) string {
 	best, bestDist := "", 0
 	lower := []rune(strings.ToLower(name))
-	if len(lower) > maxName {
+	if len(lower) == 0 || len(lower) > maxName {
 		return ""
 	}
 	limit := max(1, len(lower)/3)

@@ -44,13 +44,22 @@ func (s *source) documents() []document {
 			return
 		}
 		body := lines
-		for len(body) > 0 && (strings.HasPrefix(body[0], "%") || isMarker(body[0], "---") && strings.TrimSpace(body[0][3:]) == "") {
-			body = body[1:]
+		for i, l := range lines { // what stands before the marker is about the file
+			if isMarker(l, "---") {
+				body = lines[i:]
+				if strings.TrimSpace(l[3:]) == "" {
+					body = lines[i+1:]
+				}
+				break
+			}
 		}
-		for end > first && strings.TrimSpace(s.lines[end-1]) == "" {
-			end--
+		last := end
+		for last > first && strings.TrimSpace(s.lines[last-1]) == "" {
+			last--
 		}
-		lines = s.lines[first:end]
+		if end-last > maxBlank { // fewer may belong to a block that keeps them
+			end, lines = last, s.lines[first:last]
+		}
 		docs = append(docs, document{
 			first: first, end: end,
 			text: strings.Join(lines, "\n") + "\n",
@@ -119,7 +128,7 @@ func newSource(name string, text []byte) (*source, *Mistake) {
 	s = strings.ReplaceAll(s, "\r", "\n")
 	src := &source{name: name}
 	if utf8.ValidString(s) {
-		src.lines = strings.Split(s, "\n")
+		src.lines = strings.Split(strings.TrimSuffix(s, "\n"), "\n")
 	}
 	line, column := 1, 1
 	for i, r := range s {
