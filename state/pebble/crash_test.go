@@ -20,7 +20,7 @@ import (
 // After a crash each store is at some Install, none before the last Flush; and the database opens, goes on
 // and survives the next crash.
 func TestCrash(t *testing.T) {
-	for seed := range uint64(12) {
+	for seed := range uint64(4) {
 		for i, im := range record(t, seed, 1500, 8, crashOf) {
 			disk := im.fs
 			for life := range 3 {
@@ -139,11 +139,8 @@ func TestDiskRefusesWrites(t *testing.T) {
 		err  error
 		full bool
 	}{{syscall.ENOSPC, true}, {syscall.EIO, false}} {
-		step := int64(1)
-		if testing.Short() {
-			step = 7
-		}
-		for writes := int64(0); ; writes += step {
+		// Each of the first writes, in which the database is made, and then some.
+		for writes := int64(0); ; writes += 1 + writes/30 {
 			place := fmt.Sprintf("%v after %d writes", fault.err, writes)
 			mem := vfs.NewMem()
 			disk := &faultyFS{FS: mem, err: fault.err}
@@ -154,10 +151,10 @@ func TestDiskRefusesWrites(t *testing.T) {
 			if err == nil {
 				var s state.Store
 				if s, err = db.Store("a"); err == nil {
-					for n := uint64(1); n <= 700 && err == nil; n++ {
+					for n := uint64(1); n <= 500 && err == nil; n++ {
 						if err = s.Install(historyChanges(seed, "a", n)); err == nil {
 							installed = n
-							if n%150 == 0 {
+							if n%100 == 0 {
 								if err = db.Flush(); err == nil {
 									flushed = n
 								}

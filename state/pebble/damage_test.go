@@ -20,7 +20,7 @@ import (
 	"github.com/kisflow/kisflow/state"
 )
 
-var damages = flag.Int("damages", 300, "how many images of a database TestDamage damages, each in its own way")
+var damages = flag.Int("damages", 200, "how many images of a database TestDamage damages, each in its own way")
 
 // A history is Installs of two partitions whose effect every reader can check: Install n sets "n" to n and
 // some keys to values that only (n, key) determines.
@@ -35,9 +35,9 @@ func historyChanges(seed uint64, partition string, n uint64) []state.Change {
 	for range 1 + rnd.IntN(6) {
 		c := state.Change{Key: fmt.Appendf(nil, "key%02d", rnd.IntN(historyKeys))}
 		if rnd.IntN(8) > 0 {
-			c.Value = make([]byte, 20+rnd.IntN(300))
-			for i := range c.Value {
-				c.Value[i] = byte(rnd.Uint32())
+			c.Value = make([]byte, 16+8*rnd.IntN(40))
+			for i := 0; i < len(c.Value); i += 8 {
+				binary.LittleEndian.PutUint64(c.Value[i:], rnd.Uint64())
 			}
 		}
 		cs = append(cs, c)
