@@ -38,10 +38,10 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func startNode(ctx context.Context, t *testing.T) *running {
+func startNode(ctx context.Context, t *testing.T, partitions int) *running {
 	t.Helper()
 	o := node.Options{
-		Data: t.TempDir(), Flows: []string{"flows"}, Durability: "process", LogLevel: slog.LevelWarn.String(),
+		Data: t.TempDir(), Flows: []string{"flows"}, Durability: "process", Partitions: partitions, LogLevel: slog.LevelWarn.String(),
 		NATSListen: freeAddress(t), Listen: freeAddress(t), LogOutput: logTo{t},
 	}
 	n, err := node.Start(ctx, o)
@@ -71,7 +71,7 @@ func (r *running) publish(ctx context.Context, t *testing.T, texts [][]byte) {
 	t.Helper()
 	for len(texts) > 0 {
 		n := min(100, len(texts))
-		if _, err := r.js.PublishAsync("nexmark.events", bytes.Join(texts[:n], []byte("\n"))); err != nil {
+		if _, err := r.js.PublishAsync("nexmark.events", bytes.Join(texts[:n], []byte("\n")), jetstream.WithStallWait(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		texts = texts[n:]

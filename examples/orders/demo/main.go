@@ -12,10 +12,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -77,9 +80,12 @@ func (d *demo) run(ctx context.Context, keep bool) (err error) {
 		return err
 	}
 	step("applying %s", d.flows)
-	if err := d.kisctl(ctx, os.Stdout, "apply", "-f", d.flows, "--yes"); err != nil {
-		return err
+	var applied strings.Builder
+	if err := d.kisctl(ctx, &applied, "apply", "-f", d.flows, "--yes"); err != nil {
+		return fmt.Errorf("%w\n%s", err, &applied)
 	}
+	lines := strings.Split(strings.TrimSpace(applied.String()), "\n") // the diff, and what was done
+	fmt.Println("  ", lines[len(lines)-1])
 	start := time.Now()
 	if err := d.publish(ctx); err != nil {
 		return err
@@ -242,8 +248,26 @@ func (d *demo) show(ctx context.Context, want orders.Result) error {
 		return err
 	}
 	step("dead letters by reason")
-	return d.kisctl(ctx, os.Stdout, "deadletters", "list", "Orders", "--by-reason")
+	var text strings.Builder
+	if err := d.kisctl(ctx, &text, "deadletters", "list", "Orders", "--limit", "0", "-o", "json"); err != nil {
+		return err
+	}
+	var list api.List[api.DeadLetter]
+	if err := json.Unmarshal([]byte(text.String()), &list); err != nil {
+		return fmt.Errorf("kisctl deadletters list: %w", err)
+	}
+	byReason := make(map[string]int)
+	for _, l := range list.Items {
+		byReason[offset.ReplaceAllString(l.Reason, "offset N")]++
+	}
+	for _, reason := range slices.Sorted(maps.Keys(byReason)) {
+		fmt.Printf("%6d  %s\n", byReason[reason], reason)
+	}
+	return nil
 }
+
+// offset is where malformed JSON went wrong, which is another place in every message.
+var offset = regexp.MustCompile(`offset \d+`)
 
 // check compares every key and every dead letter with the independent count.
 func (d *demo) check(ctx context.Context, want orders.Result) error {
