@@ -44,15 +44,15 @@ type Backend interface {
 	// "userid=ada orderid=7") starts so; empty: all.
 	States(ctx context.Context, flow, step, prefix string, page Page) (List[StateEntry], error)
 
-	// DeadLetters lists a flow's dead letters in the order of their IDs, without Data and Stack. The order
-	// is one in which a letter that is set aside again comes back to its old place, so that a caller who
-	// follows the pages and retries each letter comes to an end.
+	// DeadLetters lists a flow's dead letters without Data and Stack, in an order in which pages do not skip a
+	// letter that stays. One that is retried and set aside again may come back as another one.
 	DeadLetters(ctx context.Context, flow string, filter DeadLetterFilter, page Page) (List[DeadLetter], error)
 	// DeadLetter returns one in full, or ErrNotFound.
 	DeadLetter(ctx context.Context, flow, id string) (DeadLetter, error)
 	// RetryDeadLetters applies dead letters again at the steps that failed, under the flow's current
 	// revision; DropDeadLetters removes them for good. At most MaxIDs at a time. An ID that is not there
-	// (any more) is counted in Resolved.Missing and is no error.
+	// (any more) is counted in Resolved.Missing, a letter that cannot be retried (it is no JSON object, say)
+	// in Resolved.Left; neither is an error.
 	RetryDeadLetters(ctx context.Context, flow string, ids []string) (Resolved, error)
 	DropDeadLetters(ctx context.Context, flow string, ids []string) (Resolved, error)
 

@@ -312,6 +312,8 @@ type DeadLetter struct {
 type Resolved struct {
 	Done    int      `json:"done"`    // retried or dropped
 	Missing []string `json:"missing"` // were not there
+	// Left says of those that were there and could not be retried why, one sentence each; they stay.
+	Left []string `json:"left"`
 }
 
 // Publication is messages to be published.

@@ -481,17 +481,22 @@ func (b *Backend) DeadLetter(ctx context.Context, flow, id string) (api.DeadLett
 	return api.DeadLetter{}, api.Errorf(api.ErrNotFound, "flow %q has no dead letter %q", flow, id)
 }
 
-// RetryDeadLetters implements api.Backend: malformed ones stay, the others succeed.
+// RetryDeadLetters implements api.Backend: malformed ones are left, the others succeed.
 func (b *Backend) RetryDeadLetters(ctx context.Context, flow string, ids []string) (api.Resolved, error) {
-	return b.resolve(ctx, "RetryDeadLetters", flow, ids, func(l api.DeadLetter) bool { return !l.Malformed })
+	return b.resolve(ctx, "RetryDeadLetters", flow, ids, func(l api.DeadLetter) string {
+		if l.Malformed {
+			return "dead letter " + l.ID + " is no JSON object"
+		}
+		return ""
+	})
 }
 
 // DropDeadLetters implements api.Backend.
 func (b *Backend) DropDeadLetters(ctx context.Context, flow string, ids []string) (api.Resolved, error) {
-	return b.resolve(ctx, "DropDeadLetters", flow, ids, func(api.DeadLetter) bool { return true })
+	return b.resolve(ctx, "DropDeadLetters", flow, ids, func(api.DeadLetter) string { return "" })
 }
 
-func (b *Backend) resolve(ctx context.Context, method, flow string, ids []string, gone func(api.DeadLetter) bool) (api.Resolved, error) {
+func (b *Backend) resolve(ctx context.Context, method, flow string, ids []string, refused func(api.DeadLetter) string) (api.Resolved, error) {
 	unlock, err := b.begin(ctx, method)
 	if err != nil {
 		return api.Resolved{}, err
@@ -507,10 +512,12 @@ func (b *Backend) resolve(ctx context.Context, method, flow string, ids []string
 			r.Missing = append(r.Missing, id)
 			continue
 		}
-		r.Done++
-		if gone(b.letters[i]) {
-			b.letters = slices.Delete(b.letters, i, i+1)
+		if reason := refused(b.letters[i]); reason != "" {
+			r.Left = append(r.Left, reason)
+			continue
 		}
+		r.Done++
+		b.letters = slices.Delete(b.letters, i, i+1)
 	}
 	return r, nil
 }

@@ -99,7 +99,10 @@ func (a *app) apply(ctx context.Context, files []api.File, yes, dryRun bool) err
 // printPlan prints mistakes and differences. What a definition's text holds is shown as text, not obeyed by the
 // terminal.
 func (a *app) printPlan(p api.Plan, faults int) {
-	for _, m := range p.Mistakes {
+	for i, m := range p.Mistakes {
+		if i > 0 {
+			fmt.Fprintln(a.out)
+		}
 		fmt.Fprintln(a.out, cleanLines(m.String()))
 	}
 	if faults > 0 {

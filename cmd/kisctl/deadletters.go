@@ -41,7 +41,7 @@ func newDeadLettersList(a *app) *cobra.Command {
 			}
 			t := newTable("ID", "STEP", "REASON", "SUBJECT", "#SEQUENCE", "#INDEX", "#ATTEMPTS", "SET ASIDE")
 			return printList(cmd.Context(), a, flags, t, func(d api.DeadLetter) []string {
-				return []string{d.ID, d.Step, cut(clean(d.Reason), 70), d.Subject, number(d.Sequence), number(d.Index), number(d.Attempts), when(d.Time)}
+				return []string{d.ID, dash(d.Step), cut(clean(d.Reason), 70), d.Subject, number(d.Sequence), number(d.Index), number(d.Attempts), when(d.Time)}
 			}, get)
 		},
 	}
@@ -89,7 +89,7 @@ func (a *app) countReasons(ctx context.Context, flags listFlags, get func(contex
 	}
 	var rows [][]string
 	for _, r := range out {
-		rows = append(rows, []string{number(r.Count), r.Step, r.Reason})
+		rows = append(rows, []string{number(r.Count), dash(r.Step), r.Reason})
 	}
 	return newTable("#COUNT", "STEP", "REASON").print(a.out, rows)
 }
@@ -108,7 +108,7 @@ func newDeadLettersShow(a *app) *cobra.Command {
 				return a.printJSON(d)
 			}
 			fields := [][2]string{
-				{"id", d.ID}, {"flow", d.Flow}, {"step", d.Step}, {"function", dash(d.Function)}, {"revision", number(d.Revision)}, {"reason", d.Reason},
+				{"id", d.ID}, {"flow", d.Flow}, {"step", dash(d.Step)}, {"function", dash(d.Function)}, {"revision", number(d.Revision)}, {"reason", d.Reason},
 				{"stream", d.Stream}, {"subject", d.Subject}, {"sequence", fmt.Sprintf("%d, event %d of its message", d.Sequence, d.Index)},
 				{"published", when(d.EventTime)}, {"set aside", when(d.Time)}, {"attempts", number(d.Attempts)},
 			}
@@ -166,41 +166,36 @@ error, and the others are ` + done + ` all the same.`,
 					return err
 				}
 			}
-			r := resolution{}
-			step := func(ids []string) error {
-				res, err := ask(ctx, a, func(ctx context.Context, c *api.Client) (api.Resolved, error) { return do(c, ctx, flow, ids) })
-				r.Done += res.Done
-				if !all { // with --all, what has gone meanwhile is no matter
-					r.Missing = append(r.Missing, res.Missing...)
-				}
-				return err
-			}
-			var err error
-			if all {
-				_, err = each(ctx, a, listFlags{}, func(ctx context.Context, c *api.Client, p api.Page) (api.List[api.DeadLetter], error) {
+			if all { // first all, then none twice: a letter that fails again comes back under another id
+				_, err := each(ctx, a, listFlags{}, func(ctx context.Context, c *api.Client, p api.Page) (api.List[api.DeadLetter], error) {
 					return c.DeadLetters(ctx, flow, filter, p)
-				}, func(items []api.DeadLetter) error { return inParts(idsOf(items), api.MaxIDs, step) })
-			} else {
-				err = inParts(ids, api.MaxIDs, step)
+				}, func(items []api.DeadLetter) error {
+					for _, d := range items {
+						ids = append(ids, d.ID)
+					}
+					return nil
+				})
+				if err != nil {
+					return err
+				}
 			}
-			if err != nil {
-				if r.Done > 0 {
+			r := api.Resolved{Missing: []string{}, Left: []string{}}
+			for part := range slices.Chunk(ids, api.MaxIDs) {
+				res, err := ask(ctx, a, func(ctx context.Context, c *api.Client) (api.Resolved, error) { return do(c, ctx, flow, part) })
+				if err != nil && r.Done > 0 {
 					return fmt.Errorf("%s %s, then: %w", count(r.Done, "dead letter"), done, err)
 				}
-				return err
+				if err != nil {
+					return err
+				}
+				r.Done += res.Done
+				r.Missing = append(r.Missing, res.Missing...)
+				r.Left = append(r.Left, res.Left...)
 			}
-			if r.Missing == nil {
-				r.Missing = []string{}
+			if all {
+				r.Missing = []string{} // what has gone since it was listed is no matter
 			}
-			if a.json() {
-				err = a.printJSON(r)
-			} else {
-				_, err = fmt.Fprintf(a.out, "%s %s\n", count(r.Done, "dead letter"), done)
-			}
-			if err == nil && len(r.Missing) > 0 {
-				err = fmt.Errorf("flow %s has no dead letter %s", flow, strings.Join(r.Missing, ", "))
-			}
-			return err
+			return a.printResolved(r, flow, done)
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "all dead letters of the flow that --step and --reason select")
@@ -209,26 +204,21 @@ error, and the others are ` + done + ` all the same.`,
 	return cmd
 }
 
-// resolution is what a retry or drop did in all.
-type resolution struct {
-	Done    int      `json:"done"`
-	Missing []string `json:"missing"`
-}
-
-func idsOf(letters []api.DeadLetter) []string {
-	ids := make([]string, 0, len(letters))
-	for _, d := range letters {
-		ids = append(ids, d.ID)
+// printResolved prints what a retry or drop did; what it did not is an error.
+func (a *app) printResolved(r api.Resolved, flow, done string) error {
+	var err error
+	if a.json() {
+		err = a.printJSON(r)
+	} else {
+		_, err = fmt.Fprintf(a.out, "%s %s\n", count(r.Done, "dead letter"), done)
 	}
-	return ids
-}
-
-// inParts calls f with at most n of all at a time.
-func inParts(all []string, n int, f func([]string) error) error {
-	for part := range slices.Chunk(all, n) {
-		if err := f(part); err != nil {
-			return err
-		}
+	switch {
+	case err != nil:
+		return err
+	case len(r.Missing) > 0:
+		return fmt.Errorf("flow %s has no dead letter %s", flow, strings.Join(r.Missing, ", "))
+	case len(r.Left) > 0:
+		return fmt.Errorf("%s not %s: %s", count(len(r.Left), "dead letter"), done, r.Left[0])
 	}
 	return nil
 }

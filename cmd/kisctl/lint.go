@@ -8,12 +8,14 @@ import (
 
 	"github.com/kisflow/kisflow/api"
 	"github.com/kisflow/kisflow/flowdef"
+	"github.com/kisflow/kisflow/node"
 )
 
-// lintPaths reads and checks definitions as a node does. It is the one place that knows how.
+// lintPaths reads and checks definitions as a node does; only which functions a program of one's own has in Go
+// it cannot know.
 func lintPaths(paths []string) flowdef.Mistakes {
 	set, mistakes := flowdef.Load(paths...)
-	mistakes = append(mistakes, set.Check(flowdef.CheckOptions{})...)
+	mistakes = append(mistakes, node.Lint(set, nil, false)...)
 	mistakes.Sort()
 	return mistakes
 }
