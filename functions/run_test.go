@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -511,4 +512,44 @@ func TestVerdictOfMistake(t *testing.T) {
 	if !errors.As(err, &m) || m.Path != "verify.0.rule" || m.Column != 7 {
 		t.Errorf("error %v has no place", err)
 	}
+}
+
+// One function has a runner in every partition; they run at the same time and share nothing that changes.
+func TestRunnersAtOnce(t *testing.T) {
+	fn, mistakes := New(Spec{Name: "f", Mode: kis.Calculate, Must: []string{"k"}, Calculate: &Calculate{
+		State: []StateField{{"n", "0", `state.n + sum(row.list, # * #index) + count(row.list, string(#) matches params.p)`}},
+		Emit:  []EmitField{{"k", "row.k"}, {"n", "state.n"}, {"l", `let x = map(row.list, {let y = # + 1; y}); x`}, {"p", `row.k matches "^a"`}}}})
+	if len(mistakes) > 0 {
+		t.Fatal(mistakes)
+	}
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			r, err := fn.Open(kis.Step{Name: "f", Params: kis.Params{"p": "^[0-9]$"}})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			state, _ := r.Activate(nil)
+			text := fmt.Sprintf(`{"k":"a%d","list":[%d,2,30]}`, i, i)
+			for n := int64(1); n <= 200; n++ {
+				row, err := kis.ParseRow([]byte(text))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				c := &kis.Call{Rows: []*kis.Row{row}, Metas: []*kis.Meta{{}}, State: state}
+				if err := r.Handle(c); err != nil {
+					t.Error(err)
+					return
+				}
+				want := fmt.Sprintf(`{"k":"a%d","n":%d,"l":[%d,3,31],"p":true}`, i, n*(2+60+2), i+1)
+				if got := c.Emitted[0].Row.String(); got != want {
+					t.Errorf("got %s, want %s", got, want)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
 }
