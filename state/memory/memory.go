@@ -9,8 +9,8 @@ package memory
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/kisflow/kisflow/state"
@@ -153,29 +153,24 @@ func (d *DB) Reopen() *DB {
 	for name, s := range d.stores {
 		s.mu.Lock()
 		// Values are never changed in place, so both may hold the same bytes.
-		n.stores[name] = &Store{keys: slices.Clone(s.keys), dirty: s.dirty, values: cloneMap(s.values), keep: d.keep}
+		n.stores[name] = &Store{values: maps.Clone(s.values), keep: d.keep, keys: s.sorted()}
 		s.mu.Unlock()
 	}
 	return n
 }
 
-func cloneMap(m map[string][]byte) map[string][]byte {
-	c := make(map[string][]byte, len(m))
-	for k, v := range m {
-		c[k] = v
-	}
-	return c
-}
-
 // Store is one partition's store.
 type Store struct {
 	mu     sync.Mutex // Partitions and Crash look in from outside
-	keys   []string   // sorted, when dirty is false
-	dirty  bool
 	values map[string][]byte
 	keep   int
 	undo   [][]old // of the newest Installs, oldest first
 	closed bool
+
+	// The keys in order, as of the last Scan; never changed in place.
+	keys    []string
+	added   []string // since then, in any order, some maybe deleted again
+	deleted bool     // a key since then
 }
 
 // old is what an Install overwrote.
@@ -219,18 +214,19 @@ func (s *Store) Install(changes []state.Change) error {
 		if s.keep > 0 {
 			undo = append(undo, old{string(c.Key), was})
 		}
-		switch {
-		case c.Value == nil:
-			if ok {
-				delete(s.values, string(c.Key))
-				s.dirty = true
-			}
-		default:
-			s.values[string(c.Key)] = append(make([]byte, 0, len(c.Value)), c.Value...)
-			if !ok {
-				s.dirty = true
-			}
+		if c.Value == nil {
+			delete(s.values, string(c.Key))
+			s.deleted = s.deleted || ok
+			continue
 		}
+		key := string(c.Key)
+		s.values[key] = append(make([]byte, 0, len(c.Value)), c.Value...)
+		if !ok {
+			s.added = append(s.added, key)
+		}
+	}
+	if len(s.added) > 1024+2*len(s.values) { // keys that come and go, and no Scan
+		s.sorted()
 	}
 	if s.keep > 0 {
 		s.undo = append(s.undo, undo)
@@ -245,17 +241,32 @@ func (s *Store) trim() {
 	}
 }
 
-// sorted brings keys up to date with values.
+// sorted returns all keys in order. What was put in since the last call is merged into a new slice, so that a
+// Scan may keep the old one.
 func (s *Store) sorted() []string {
-	if s.dirty {
-		s.keys = s.keys[:0]
-		for k := range s.values {
-			s.keys = append(s.keys, k)
-		}
-		slices.Sort(s.keys)
-		s.dirty = false
+	if len(s.added) == 0 && !s.deleted {
+		return s.keys
 	}
-	return s.keys
+	slices.Sort(s.added)
+	s.added = slices.Compact(s.added)
+	merged := make([]string, 0, len(s.values))
+	old, added := s.keys, s.added
+	for len(old) > 0 || len(added) > 0 {
+		var k string
+		switch {
+		case len(added) == 0 || len(old) > 0 && old[0] < added[0]:
+			k, old = old[0], old[1:]
+		case len(old) > 0 && old[0] == added[0]: // deleted, and put in again
+			k, old, added = old[0], old[1:], added[1:]
+		default:
+			k, added = added[0], added[1:]
+		}
+		if _, ok := s.values[k]; ok {
+			merged = append(merged, k)
+		}
+	}
+	s.keys, s.added, s.deleted = merged, s.added[:0], false
+	return merged
 }
 
 // Scan calls f in order for the keys in [from, to).
@@ -266,21 +277,15 @@ func (s *Store) Scan(from, to []byte, f func(key, value []byte) bool) error {
 		return errClosed
 	}
 	keys := s.sorted()
-	i, _ := slices.BinarySearch(keys, string(from))
-	type pair struct {
-		key   string
-		value []byte
-	}
-	var pairs []pair
-	for ; i < len(keys); i++ {
-		if to != nil && strings.Compare(keys[i], string(to)) >= 0 {
-			break
-		}
-		pairs = append(pairs, pair{keys[i], s.values[keys[i]]})
-	}
 	s.mu.Unlock() // f may call Get
-	for _, p := range pairs {
-		if !f([]byte(p.key), append(make([]byte, 0, len(p.value)), p.value...)) {
+	i, _ := slices.BinarySearch(keys, string(from))
+	var k, v []byte
+	for ; i < len(keys) && (to == nil || keys[i] < string(to)); i++ {
+		s.mu.Lock()
+		value, ok := s.values[keys[i]]
+		k, v = append(k[:0], keys[i]...), append(v[:0], value...)
+		s.mu.Unlock()
+		if ok && !f(k, v) {
 			break
 		}
 	}
@@ -302,7 +307,7 @@ func (s *Store) Clear() error {
 		s.undo = append(s.undo, undo)
 		s.trim()
 	}
-	s.keys, s.values, s.dirty = nil, nil, false
+	s.values, s.keys, s.added, s.deleted = nil, nil, nil, false
 	return nil
 }
 
@@ -333,11 +338,12 @@ func (s *Store) Rewind(n int) {
 		for _, o := range slices.Backward(last) {
 			if o.value == nil {
 				delete(s.values, o.key)
+				s.deleted = true
 			} else {
 				s.values[o.key] = o.value
+				s.added = append(s.added, o.key)
 			}
 		}
-		s.dirty = true
 	}
 }
 

@@ -102,3 +102,38 @@ func TestCrashLosesWhatWasNotFlushed(t *testing.T) {
 		}
 	}
 }
+
+// Keys that come and go cost no memory that stays.
+func TestKeysThatComeAndGo(t *testing.T) {
+	s, err := New().Open("p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "stays", "1")
+	for i := range 10_000 {
+		put(t, s, fmt.Sprint(i), "1")
+		put(t, s, fmt.Sprint(i), "-")
+	}
+	if n := len(s.added); n > 2000 {
+		t.Errorf("%d keys are remembered, of 1 that is there", n)
+	}
+	if got, _ := statetest.Dump(s); !slices.Equal(got, []string{"stays=1"}) {
+		t.Errorf("scan = %q", got)
+	}
+}
+
+func BenchmarkInstall(b *testing.B) {
+	s, _ := New().Open("p")
+	changes := make([]state.Change, 512)
+	n := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range changes {
+			n++
+			changes[i] = state.Change{Key: fmt.Appendf(changes[i].Key[:0], "key%06d", n%10_000), Value: []byte("a value of some length, as states are")}
+		}
+		if err := s.Install(changes); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
