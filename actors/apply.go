@@ -66,9 +66,9 @@ func (p *Partition) begin() *work {
 // counted before.
 func (w *work) advance(p *Partition, c *Chunk) (at uint64, err error) {
 	in := &p.flow.Inputs[c.Input]
-	pos := findPosition(w.positions, in.Stream)
+	pos := findPosition(w.positions, in.Name)
 	if pos == nil {
-		pos = &proto.Position{Input: in.Stream, Created: in.Created, Sequence: p.Sequence(c.Input)}
+		pos = &proto.Position{Input: in.Name, Created: in.Created, Sequence: p.Sequence(c.Input)}
 		w.positions = append(w.positions, pos)
 	}
 	at = pos.Sequence
@@ -81,7 +81,7 @@ func (w *work) advance(p *Partition, c *Chunk) (at uint64, err error) {
 
 // origin checks the number of an envelope against the last one of its sender (P1).
 func (w *work) origin(p *Partition, input int, it *Item) (repeat bool, err error) {
-	pos := findPosition(w.positions, p.flow.Inputs[input].Stream)
+	pos := findPosition(w.positions, p.flow.Inputs[input].Name)
 	last, known := uint64(0), false
 	for _, o := range pos.Origins {
 		if o.Sender == it.Sender {

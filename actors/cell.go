@@ -208,7 +208,7 @@ func (c *cell) progress(_ *Partition, done, of uint64) {
 
 // deliver hands a chunk over when there is room for it.
 func (c *cell) deliver(ctx context.Context, k *Chunk) error {
-	if err := c.credit.take(ctx, len(k.Items)); err != nil {
+	if err := c.credit.take(ctx, k.cost()); err != nil {
 		if errors.Is(err, errGone) {
 			return nil // it is read again when the partition is back
 		}

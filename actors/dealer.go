@@ -125,8 +125,13 @@ func (d *Dealer) Start(at uint64) {
 	}
 }
 
+// reading is what a dealer needs of transport.Streams.
+type reading interface {
+	Read(ctx context.Context, stream string, opt transport.ReadOptions) (transport.Reader, error)
+}
+
 // Run reads until ctx ends or the input is not what it was.
-func (d *Dealer) Run(ctx context.Context, streams transport.Streams, from uint64) error {
+func (d *Dealer) Run(ctx context.Context, streams reading, from uint64) error {
 	d.Start(from)
 	in := &d.flow.Inputs[d.input]
 	r, err := streams.Read(ctx, in.Stream, transport.ReadOptions{From: from + 1, Subjects: in.Filter})
@@ -317,6 +322,9 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 		stage, rest, _ := strings.Cut(rest, ".")
 		number, _, _ := strings.Cut(rest, ".")
 		if to = d.byName[stage+"."+number]; to == nil {
+			if e.Revision < d.flow.Revision {
+				return nil // of a stage that a later revision has not; it was finished before the switch
+			}
 			return fmt.Errorf("%w: hand-off on %s is for no partition of the flow", ErrInput, m.Subject)
 		}
 	} else {
@@ -400,6 +408,9 @@ func newCredit(limit int) *credit {
 }
 
 var errGone = errors.New("the partition has stopped")
+
+// cost is what a chunk takes of the credit: its rows, and a row more for every 8 KiB.
+func (c *Chunk) cost() int { return len(c.Items) + c.Bytes>>13 }
 
 // take waits until there is room and takes it. A chunk larger than the limit goes in alone.
 func (c *credit) take(ctx context.Context, rows int) error {

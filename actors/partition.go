@@ -212,7 +212,7 @@ func (p *Partition) Sequence(input int) uint64 {
 
 func (p *Partition) position(input int) *proto.Position {
 	for _, pos := range p.meta.Positions {
-		if pos.Input == p.flow.Inputs[input].Stream {
+		if pos.Input == p.flow.Inputs[input].Name {
 			return pos
 		}
 	}
@@ -231,7 +231,7 @@ func (p *Partition) Queued() int { return len(p.queue) }
 // QueuedRows is how many rows they hold.
 func (p *Partition) QueuedRows() int { return p.queuedRows }
 
-// Work takes one batch through its whole life. It returns how many rows of chunks it took from the queue.
+// Work takes one batch through its whole life. It returns the cost of the chunks that it took from the queue.
 func (p *Partition) Work(ctx context.Context) (int, error) {
 	w, taken, err := p.fetch()
 	if err != nil || w == nil {
@@ -286,7 +286,8 @@ func (p *Partition) fetch() (*work, int, error) {
 			return nil, taken, err
 		}
 		p.queue[0], p.queue = nil, p.queue[1:]
-		taken += len(c.Items)
+		taken += c.cost()
+		p.queuedRows -= len(c.Items)
 		for i := range c.Items {
 			it := &c.Items[i]
 			if it.Sequence <= at {
@@ -309,7 +310,6 @@ func (p *Partition) fetch() (*work, int, error) {
 	if len(p.queue) == 0 {
 		p.queue = nil
 	}
-	p.queuedRows -= taken
 	return w, taken, nil
 }
 

@@ -58,7 +58,10 @@ type Output struct {
 
 // Input is a stream that feeds a flow.
 type Input struct {
-	Kind    InputKind
+	Kind InputKind
+	// Name is what positions call it: the stream's name, and for a Load the step's behind it. No two inputs of
+	// a flow have the same.
+	Name    string
 	Stream  string
 	Created int64    // the stream's creation, unix nanoseconds
 	Filter  []string // subjects; empty: all

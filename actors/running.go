@@ -113,7 +113,9 @@ type Running struct {
 	ctx     context.Context
 	wg      sync.WaitGroup
 	restart chan struct{}
+	fenced  int // how often in a row partitions found another owner
 
+	congested       atomic.Bool // so many hand-offs wait that no more input may come
 	events, batches atomic.Uint64
 }
 
@@ -170,7 +172,7 @@ func (s *System) ensure(ctx context.Context, f *Flow) error {
 			return nil
 		}
 	}
-	f.Inputs = append(f.Inputs, Input{Kind: HandOff, Stream: hop.Name, Created: hop.Created.UnixNano()})
+	f.Inputs = append(f.Inputs, Input{Kind: HandOff, Name: hop.Name, Stream: hop.Name, Created: hop.Created.UnixNano()})
 	return nil
 }
 
@@ -312,7 +314,7 @@ func (r *Running) dealOnce(ctx context.Context, d *deal) error {
 	d.mu.Lock()
 	d.reason = nil
 	d.mu.Unlock()
-	return dealer.Run(ctx, progressStreams{r.system.streams, d}, from)
+	return dealer.Run(ctx, progressStreams{r, d}, from)
 }
 
 // dealt passes chunks on to the partitions, and counts what comes in.
@@ -334,20 +336,21 @@ func (r *Running) Counts() (rows, deliveries uint64) { return r.events.Load(), r
 
 // progressStreams notes how far a dealer has come: when it asks for more, all before was delivered.
 type progressStreams struct {
-	transport.Streams
+	r *Running
 	d *deal
 }
 
 func (s progressStreams) Read(ctx context.Context, stream string, opt transport.ReadOptions) (transport.Reader, error) {
-	r, err := s.Streams.Read(ctx, stream, opt)
+	r, err := s.r.system.streams.Read(ctx, stream, opt)
 	if err != nil {
 		return nil, err
 	}
-	return &progressReader{Reader: r, d: s.d}, nil
+	return &progressReader{Reader: r, r: s.r, d: s.d}, nil
 }
 
 type progressReader struct {
 	transport.Reader
+	r    *Running
 	d    *deal
 	last uint64
 }
@@ -355,6 +358,11 @@ type progressReader struct {
 func (r *progressReader) Next(ctx context.Context, max int) ([]transport.Message, error) {
 	if r.last > 0 {
 		r.d.dealt.Store(r.last)
+	}
+	for r.d.flow.Inputs[r.d.input].Kind != HandOff && r.r.congested.Load() {
+		if err := r.r.system.clock.Sleep(ctx, 20*time.Millisecond); err != nil {
+			return nil, err
+		}
 	}
 	ms, err := r.Reader.Next(ctx, max)
 	if n := len(ms); n > 0 {
@@ -400,6 +408,18 @@ func (r *Running) failed(c *cell, err error) {
 	}
 	r.log.Error("partition stopped", "partition", c.name, "error", err)
 	r.system.meter.gone(c.name)
+	if errors.Is(err, ErrFenced) {
+		r.mu.Lock()
+		r.fenced++
+		other := r.fenced > fencedOften
+		r.mu.Unlock()
+		if other {
+			c.mu.Lock()
+			c.reason = fmt.Errorf("%w: %w; is another kisnode running this flow on the same NATS? kisctl resume flow %s claims it again", ErrStopped, err, r.name)
+			c.mu.Unlock()
+			return
+		}
+	}
 	if !final(err) {
 		select {
 		case r.restart <- struct{}{}:
@@ -407,6 +427,10 @@ func (r *Running) failed(c *cell, err error) {
 		}
 	}
 }
+
+// fencedOften is how often a flow's partitions claim again after another owner has fenced them, until people
+// look: two nodes would else take them from one another for ever.
+const fencedOften = 24
 
 // final tells whether a partition may only be opened again by people.
 func final(err error) bool {
@@ -437,6 +461,11 @@ func (r *Running) watch() {
 // Reopen opens the partitions again that have stopped; with all, those too that are waiting for people.
 func (r *Running) Reopen(ctx context.Context, all bool) error {
 	r.undeal()
+	if all {
+		r.mu.Lock()
+		r.fenced = 0
+		r.mu.Unlock()
+	}
 	err := r.open(ctx, all)
 	r.deal()
 	return err
@@ -575,9 +604,38 @@ func (r *Running) tick(ctx context.Context, n int) {
 			c.box.Tell(tickMessage{})
 		}
 	}
+	r.watchHandOffs(ctx)
 	if n%40 == 0 {
 		r.cutHandOffs(ctx)
 	}
+}
+
+// handOffsWaiting is how many envelopes may wait in a flow's hand-off stream before its inputs are held up:
+// a slow stage slows the source, not the disk.
+const handOffsWaiting = 5000
+
+// watchHandOffs holds the flow's inputs up while too many hand-offs wait.
+func (r *Running) watchHandOffs(ctx context.Context) {
+	r.mu.Lock()
+	f := r.flow
+	var hop *deal
+	for _, d := range r.deals {
+		if d.flow.Inputs[d.input].Kind == HandOff {
+			hop = d
+		}
+	}
+	r.mu.Unlock()
+	if hop == nil || len(f.Stages()) < 2 {
+		r.congested.Store(false)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	info, err := r.system.streams.Info(ctx, HandOffStream(f.Name))
+	if err != nil {
+		return // the next tick asks again
+	}
+	r.congested.Store(info.Last-min(info.Last, hop.dealt.Load()) > handOffsWaiting)
 }
 
 // cutHandOffs removes the hand-offs that every receiver has committed.

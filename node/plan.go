@@ -164,6 +164,15 @@ func (pl *planner) plan(ctx context.Context, set *flowdef.Set, def *flowdef.Flow
 		if err != nil {
 			return nil, fmt.Errorf("%s: entry %s: %w", e.Subject.Pos, e.Subject.Value, err)
 		}
+		if i := slices.IndexFunc(f.Inputs, func(o actors.Input) bool { return o.Name == in.Name }); i >= 0 {
+			// one stream captures several entries: they are one input, read in the stream's order
+			if len(in.Filter) == 0 || len(f.Inputs[i].Filter) == 0 {
+				f.Inputs[i].Filter = nil
+			} else {
+				f.Inputs[i].Filter = append(f.Inputs[i].Filter, in.Filter...)
+			}
+			continue
+		}
 		f.Inputs = append(f.Inputs, in)
 	}
 	loads := 0
@@ -185,8 +194,9 @@ func (pl *planner) plan(ctx context.Context, set *flowdef.Set, def *flowdef.Flow
 		if fn.Load != nil {
 			from = fn.Load.From
 		}
-		f.Inputs = append(f.Inputs, actors.Input{Kind: actors.Load, Stream: info.Name, Created: info.Created.UnixNano(),
-			Start: at.begin(info, from), Step: i})
+		begin := at.begin(info.Name+"@"+def.Steps[i].Name, info, from)
+		f.Inputs = append(f.Inputs, actors.Input{Kind: actors.Load, Name: info.Name + "@" + def.Steps[i].Name, Stream: info.Name, Created: info.Created.UnixNano(),
+			Start: begin, Step: i})
 	}
 	if len(def.Entries) == 0 && loads == 0 {
 		in, err := pl.entry(ctx, &flowdef.Entry{Subject: flowdef.Text{Value: ownEntry(def.Name), Pos: def.Pos}}, at)
@@ -201,10 +211,10 @@ func (pl *planner) plan(ctx context.Context, set *flowdef.Set, def *flowdef.Flow
 // ownEntry is the subject of a flow that names no entry.
 func ownEntry(flow string) string { return "KISFLOW.in." + actors.Token(flow) }
 
-// begin is where a flow starts to read a stream: as it was decided when it was new.
-func (at starts) begin(info transport.Info, from string) uint64 {
+// begin is where a flow starts to read an input: as it was decided when it was new.
+func (at starts) begin(input string, info transport.Info, from string) uint64 {
 	created := info.Created.UnixNano()
-	if s, ok := at[info.Name]; ok {
+	if s, ok := at[input]; ok {
 		return s.Sequence
 	}
 	s := start{Created: created}
@@ -213,7 +223,7 @@ func (at starts) begin(info transport.Info, from string) uint64 {
 	} else if info.First > 0 {
 		s.Sequence = info.First - 1
 	}
-	at[info.Name] = s
+	at[input] = s
 	return s.Sequence
 }
 
@@ -295,7 +305,7 @@ func (pl *planner) entry(ctx context.Context, e *flowdef.Entry, at starts) (acto
 	if info.Lossy != "" && !e.AllowLossy && !strings.HasPrefix(info.Description, madeByUs) {
 		return actors.Input{}, fmt.Errorf("stream %s may discard events that nobody has read (%s); change its limits or say allow_lossy: true", info.Name, info.Lossy)
 	}
-	in := actors.Input{Kind: actors.Entry, Stream: info.Name, Created: info.Created.UnixNano(), Start: at.begin(info, e.From)}
+	in := actors.Input{Kind: actors.Entry, Name: info.Name, Stream: info.Name, Created: info.Created.UnixNano(), Start: at.begin(info.Name, info, e.From)}
 	if len(info.Subjects) != 1 || info.Subjects[0] != subject {
 		in.Filter = []string{subject}
 	}
