@@ -261,3 +261,81 @@ func FuzzKey(f *testing.F) {
 		}
 	})
 }
+
+// loose says whether a value has names which encoding/json would match without regard to case, or arrays that it
+// would cut: there we are stricter.
+func loose(v any, names []string) bool {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, v := range v {
+			for _, n := range names {
+				if name != n && strings.EqualFold(name, n) {
+					return true
+				}
+			}
+			if list, ok := v.([]any); ok && name == "pair" && len(list) > 2 || loose(v, names) {
+				return true
+			}
+		}
+	case []any:
+		for _, v := range v {
+			if loose(v, names) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func FuzzStruct(f *testing.F) {
+	f.Add([]byte(`{"userid":9007199254740993,"region":"eu","b":true,"i8":-128,"u64":18446744073709551615,"f":1e3,"f32":0.1,"p":5,"Plain":"x","-":1}`))
+	f.Add([]byte(`{"items":[{"sku":"a","qty":255},null,{"sku":"b","qty":0}],"pair":[1,2],"tags":{"x":"y","z":null},"bytes":"aGk="}`))
+	f.Add([]byte(`{"at":"2024-01-02T03:04:05Z","raw":[1, 2],"num":12345678901234567890,"value":1.50,"self":{"userid":1,"self":null}}`))
+	f.Add([]byte(`{"i8":128,"items":{},"pair":[1],"f32":1e39,"u64":-1,"b":null,"p":null,"any":{"a":[1,2.0]}}`))
+	var names []string
+	for _, field := range newPlan(reflect.TypeFor[everything]()).fields.fields {
+		names = append(names, field.name)
+	}
+	names = append(names, "sku", "qty")
+	plan := newPlan(reflect.TypeFor[everything]())
+	f.Fuzz(func(t *testing.T, text []byte) {
+		row, err := ParseRow(text)
+		if err != nil || loose(decodeAny(t, string(text)), names) {
+			return
+		}
+		var ours, theirs everything
+		err = plan.decodeRow(row, reflect.ValueOf(&ours).Elem())
+		d := json.NewDecoder(bytes.NewReader(text))
+		d.UseNumber()
+		theirErr := d.Decode(&theirs)
+		if (err == nil) != (theirErr == nil) {
+			t.Fatalf("%q: we say %v, encoding/json says %v", text, err, theirErr)
+		}
+		if err != nil {
+			return
+		}
+		if !reflect.DeepEqual(ours, theirs) {
+			t.Fatalf("%q: we read\n%+v, encoding/json reads\n%+v", text, ours, theirs)
+		}
+		encoded, err := plan.fields.appendJSON(nil, reflect.ValueOf(&ours).Elem())
+		theirEncoded, theirErr := json.Marshal(&theirs)
+		if (err == nil) != (theirErr == nil) {
+			t.Fatalf("%q: written as %s, %v; by encoding/json as %s, %v", text, encoded, err, theirEncoded, theirErr)
+		}
+		if err != nil {
+			return
+		}
+		var again everything
+		back, err := ParseRow(encoded)
+		if err == nil {
+			err = plan.decodeRow(back, reflect.ValueOf(&again).Elem())
+		}
+		if err != nil {
+			t.Fatalf("%q: written as %s, which is not read again: %v", text, encoded, err)
+		}
+		once, err := plan.fields.appendJSON(nil, reflect.ValueOf(&again).Elem())
+		if err != nil || !bytes.Equal(once, encoded) {
+			t.Fatalf("%q: written as %s, read, and written again as %s, %v", text, encoded, once, err)
+		}
+	})
+}

@@ -188,10 +188,10 @@ func (p *Parser) row(s string, at int) (*Row, int, error) {
 		if err != nil {
 			return nil, at, err
 		}
+		if len(spans) == MaxFields {
+			return nil, at, tooMany(nameAt)
+		}
 		if len(spans) == cap(spans) {
-			if len(spans) == MaxFields {
-				return nil, at, tooMany(nameAt)
-			}
 			spans = p.growSpans(spans)
 		}
 		spans = spans[:len(spans)+1]
@@ -205,8 +205,6 @@ func (p *Parser) row(s string, at int) (*Row, int, error) {
 				}
 			}
 			marks |= mark
-		} else if n >= MaxFields {
-			return nil, at, tooMany(nameAt)
 		}
 		at = end
 		if at >= len(s) || s[at] != ':' {

@@ -172,6 +172,7 @@ func TestParseRefuses(t *testing.T) {
 		{"surrogate in a name", `{"\ud83d":1}`, `offset 2: lone surrogate \ud83d in a string`},
 		{"control character", "{\"a\":\"x\ny\"}", "offset 7: control character 0x0a in a string; it must be escaped"},
 		{"null byte", "{\"a\":\"\x00\"}", "offset 6: control character 0x00 in a string; it must be escaped"},
+		{"last control character", "{\"a\":\"\x1f\"}", "offset 6: control character 0x1f in a string; it must be escaped"},
 		{"not UTF-8", "{\"a\":\"\xff\"}", "offset 6: the byte 0xff is not UTF-8"},
 		{"UTF-8 cut", "{\"a\":\"\xe4\xb8\"}", "offset 6: the byte 0xe4 is not UTF-8"},
 		{"UTF-8 too long", "{\"a\":\"\xc0\x80\"}", "offset 6: the byte 0xc0 is not UTF-8"},
@@ -206,6 +207,7 @@ func TestParseRefuses(t *testing.T) {
 		{"wide, nested", `{"x":` + wide(MaxFields) + `}`},
 		{"same name at different depths", `{"a":{"a":{"a":1}},"b":[{"a":1},{"a":1}]}`},
 		{"names that differ in case", `{"a":1,"A":2}`},
+		{"many side by side", `{"a":[` + strings.Repeat(`[1],{"a":1},[],{},`, 2*MaxDepth) + `0]}`},
 		{"1 MiB string", `{"a":"` + strings.Repeat("x", 1<<20) + `"}`},
 		{"1 MiB digits", `{"a":` + strings.Repeat("9", 1<<20) + `}`},
 		{"1 MiB fraction", `{"a":0.` + strings.Repeat("9", 1<<20) + `}`},
@@ -452,6 +454,9 @@ func TestBuilder(t *testing.T) {
 	}
 	if got := b.Row().String(); got != "{}" {
 		t.Errorf("a row without fields is %s", got)
+	}
+	if got := b.Row(Field{"a", IntValue(1)}, Field{"b", IntValue(2)}, Field{"a", IntValue(3)}).String(); got != `{"a":3,"b":2}` {
+		t.Errorf("a name twice: %s", got)
 	}
 	if got := b.Row(Field{"a", IntValue(1)}, Field{"b", IntValue(2)}, Field{"a", IntValue(3)}, Field{"\xff", IntValue(4)}, Field{"\xfe", IntValue(5)}).String(); got != `{"a":3,"b":2,"`+"\ufffd"+`":5}` {
 		t.Errorf("a name twice: %s", got)
