@@ -9,14 +9,19 @@ BIN      := $(CURDIR)/bin
 TOOLS    := $(BIN)/tools
 PACKAGES ?= ./...
 
-.PHONY: help build test test-short demo bench soak lint format generate check-generated clean
+.PHONY: help build release test test-short demo bench soak lint format generate check-generated clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 build: ## Build bin/kisnode and bin/kisctl.
 	mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/kisnode ./cmd/kisctl
+	$(GO) build -o $(BIN)/ ./cmd/kisnode ./cmd/kisctl
+
+# The flags of build are those of test, so that each package is compiled once; a release is static.
+release: ## Build static binaries without paths of this machine.
+	mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/ ./cmd/kisnode ./cmd/kisctl
 
 # Everything, with the race detector; that needs a C compiler, and where there is none the tests run without it.
 # TESTFLAGS adds flags: make test TESTFLAGS='-run Crash'.
