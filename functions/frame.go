@@ -22,6 +22,7 @@ const (
 
 	maxWork   = 32 << 20 // bytes that one evaluation may read
 	buildCost = 16       // what one built byte costs in bytes read
+	walkCost  = 4        // what a byte costs that is walked over to find an element or a field
 	stepCost  = 32       // what one element of an array costs
 	maxNested = kis.MaxDepth - 1
 	maxSlots  = 64

@@ -264,35 +264,35 @@ func (f *frame) access(at *site, v, p kis.Value) (_ kis.Value, there, ok bool) {
 	if v.Kind() == kis.Null {
 		return kis.Value{}, false, true
 	}
-	if !f.charge(at, stepCost+len(v.Text())) {
-		return kis.Value{}, false, false
-	}
 	switch {
 	case v.Kind() == kis.Object && p.Kind() == kis.String:
-		text, there := member(v.Text(), p.Text())
-		if !there {
-			return kis.Value{}, false, true
+		for m := (members{text: v.Text()}); ; {
+			name, text, more := m.next()
+			if !more || sameName(name, p.Text()) {
+				return valueOrNull(text), more, f.charge(at, stepCost+m.at)
+			}
 		}
-		return decoded(text), true, true
 	case v.Kind() == kis.Array && p.Kind() == kis.Int:
 		i := p.Int()
 		if i < 0 {
-			i += int64(count(v.Text()))
-		}
-		if i < 0 {
-			return kis.Value{}, false, true
+			if !f.charge(at, walkCost*len(v.Text())) {
+				return kis.Value{}, false, false
+			}
+			if i += int64(count(v.Text())); i < 0 {
+				return kis.Value{}, false, true
+			}
 		}
 		for e := (elements{text: v.Text()}); ; i-- {
 			text, more := e.next()
-			if !more {
-				return kis.Value{}, false, true
-			}
-			if i == 0 {
-				return decoded(text), true, true
+			if !more || i == 0 {
+				return valueOrNull(text), more, f.charge(at, stepCost+walkCost*e.at)
 			}
 		}
 	case v.Kind() == kis.String && p.Kind() == kis.Int:
 		s, i := v.Text(), p.Int()
+		if !f.charge(at, stepCost+len(s)) {
+			return kis.Value{}, false, false
+		}
 		if i < 0 {
 			i += int64(utf8.RuneCountInString(s))
 		}
@@ -311,6 +311,14 @@ func (f *frame) access(at *site, v, p kis.Value) (_ kis.Value, there, ok bool) {
 		_, ok = f.mismatch(at, "an array and a place, or an object and a name", v, p)
 	}
 	return kis.Value{}, false, ok
+}
+
+// valueOrNull reads what a walk has found; "" is nothing.
+func valueOrNull(text string) kis.Value {
+	if text == "" {
+		return kis.Value{}
+	}
+	return decoded(text)
 }
 
 // count is the number of an array's elements.
@@ -512,7 +520,7 @@ func cut(f *frame, at *site, v kis.Value, from, to int64) (kis.Value, bool) {
 	default:
 		return f.mismatch(at, "an array or a string", v)
 	}
-	if !f.charge(at, 2*len(v.Text())) {
+	if !f.charge(at, 2*walkCost*len(v.Text())) {
 		return kis.Value{}, false
 	}
 	if from < 0 {

@@ -440,13 +440,9 @@ func TestNestedComparisons(t *testing.T) {
 	for range 40 {
 		e = "1 < (" + e + ") < 3"
 	}
-	start := time.Now()
 	_, mistakes := New(Spec{Mode: kis.Verify, Verify: []Rule{{Rule: e}}})
 	if len(mistakes) == 0 {
 		t.Error("a rule of 2^40 comparisons was taken")
-	}
-	if d := time.Since(start); d > 5*time.Second {
-		t.Errorf("it took %v to refuse it", d)
 	}
 }
 
@@ -482,9 +478,6 @@ func TestBudget(t *testing.T) {
 		_, err := evaluate(p, row)
 		if (err == nil) != (s.want == "") || err != nil && !strings.Contains(err.Error(), s.want) {
 			t.Errorf("%s: %v, want %q", s.source, err, s.want)
-		}
-		if d := time.Since(start); d > 10*time.Second {
-			t.Errorf("%s took %v", s.source, d)
 		}
 		t.Logf("%-60s %v", s.source, time.Since(start).Round(time.Millisecond))
 	}
