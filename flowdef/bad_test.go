@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -72,6 +73,7 @@ func badInput() []struct{ name, text, code, message string } {
 			}
 			return b.String()
 		}(), codeKey, ""},
+		{"too many documents with mistakes", rep("---\nkistype: none\n", maxMistakes+10), codeKind, ""},
 		{"open brackets", rep("[", 10_000), codeLimit, "1:65: values stand more than 64 deep"},
 		{"open braces", rep("{a: ", 5_000), codeLimit, "values stand more than 64 deep"},
 		{"closed brackets", rep("[", 65) + rep("]", 65), codeLimit, "values stand more than 64 deep"},
@@ -239,6 +241,13 @@ func TestLoadWhatIsNoFile(t *testing.T) {
 	}
 	if _, mistakes := Load("/dev/null"); len(mistakes.Errors()) != 1 || mistakes[0].Code != codeFile {
 		t.Errorf("a device: %v", mistakes)
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe.yaml")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, mistakes := Load(filepath.Dir(pipe)); len(mistakes.Errors()) != 1 || mistakes[0].Code != codeFile {
+		t.Errorf("a pipe that nobody writes: %v", mistakes)
 	}
 	if _, mistakes := Load(""); len(mistakes.Errors()) != 1 {
 		t.Errorf("an empty path: %v", mistakes)

@@ -467,15 +467,16 @@ func (d *decoder) entries(o *object) []Entry {
 			continue
 		}
 		e := d.object(item, "entry")
-		if !e.required("subject", "an entry reads a subject, like entry: {subject: orders.>}") {
-			continue
-		}
-		out = append(out, Entry{
+		ok := e.required("subject", "an entry reads a subject, like entry: {subject: orders.>}")
+		entry := Entry{
 			Subject:    e.subject("subject", true, false),
 			From:       e.word("from", "beginning", "beginning", "now"),
 			Stream:     e.child("stream").stream(),
 			AllowLossy: e.boolean("allow_lossy"),
-		})
+		}
+		if ok {
+			out = append(out, entry)
+		}
 	}
 	for i := range out {
 		for j := range i {
@@ -506,11 +507,12 @@ func (d *decoder) steps(o *object) []Step {
 			continue
 		}
 		s := d.object(item, "flows")
-		if !s.required("fname", "every step names its function") {
-			continue
-		}
+		ok := s.required("fname", "every step names its function")
 		step := Step{Function: s.name("fname"), Params: s.params("params"), Pos: item.pos}
 		as := s.name("as")
+		if !ok {
+			continue
+		}
 		step.Name = as.Value
 		if step.Name == "" {
 			fn := step.Function.Value
@@ -632,14 +634,14 @@ func (d *decoder) verify(o *object) []Rule {
 			continue
 		}
 		r := d.object(item, "verify")
-		if !r.required("rule", "a rule is an expression that is true for a good row") {
-			continue
-		}
+		ok := r.required("rule", "a rule is an expression that is true for a good row")
 		rule := Rule{Rule: r.expr("rule"), Reason: r.str("reason"), Else: r.word("else", "dead_letter", "dead_letter", "drop")}
 		if rule.Reason == "" {
 			rule.Reason = strings.Join(strings.Fields(rule.Rule.Value), " ")
 		}
-		out = append(out, rule)
+		if ok {
+			out = append(out, rule)
+		}
 	}
 	return out
 }
@@ -670,19 +672,19 @@ func (d *decoder) calculate(o *object, f *Func) *Calculate {
 				continue
 			}
 			s.n = fl.key // the place of what is missing
-			if !s.required("set", "set is the field's value after a row") {
-				continue
-			}
+			ok := s.required("set", "set is the field's value after a row")
 			sf := StateField{Name: fl.name, Pos: fl.key.pos, Init: s.expr("init"), Set: s.expr("set")}
 			if s.get("init") == nil {
 				sf.Init = Text{Value: "0", Pos: fl.key.pos}
 			} else if at, used := usesNames(sf.Init.Value, "row", "state", "meta"); at >= 0 {
 				d.report(sf.Init.At(at), codeScope, fmt.Sprintf("init of %s uses %s; there is none before the first row", quote(fl.name), used), "use a fixed value or params here; what needs the row belongs to set")
 			}
-			out.State = append(out.State, sf)
+			if ok {
+				out.State = append(out.State, sf)
+			}
 		}
 	}
-	if len(out.State) > 0 && len(f.Source.Must) == 0 {
+	if n != nil && len(n.fields) > 0 && len(f.Source.Must) == 0 {
 		d.report(o.vals["calculate"].key.pos, codeNoKey, "calculate keeps state, and the function has no key", "name the key's fields: source: {must: [userid]}")
 	}
 	if len(out.State) == 0 && out.Emit == nil && n == nil && c.get("emit") == nil {

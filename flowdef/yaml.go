@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -162,7 +163,7 @@ func (r *reader) place(t *token.Token) Pos {
 		return r.src.pos(r.first+1, 1)
 	}
 	line := min(t.Position.Line+r.first, len(r.src.lines))
-	return r.src.pos(line, t.Position.Column)
+	return r.src.pos(line, min(t.Position.Column, utf8.RuneCountInString(r.src.line(line))+1))
 }
 
 // small checks a document's bytes and blank lines, before anything reads them.
