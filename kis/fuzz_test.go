@@ -288,7 +288,7 @@ func loose(v any, names []string) bool {
 }
 
 func FuzzStruct(f *testing.F) {
-	f.Add([]byte(`{"userid":9007199254740993,"region":"eu","b":true,"i8":-128,"u64":18446744073709551615,"f":1e3,"f32":0.1,"p":5,"Plain":"x","-":1}`))
+	f.Add([]byte(`{"userid":9007199254740993,"region":"eu","b":true,"i8":-128,"u64":18446744073709551615,"f":1e3,"f32":0.1,"p":5,"Plain":"x"}`))
 	f.Add([]byte(`{"items":[{"sku":"a","qty":255},null,{"sku":"b","qty":0}],"pair":[1,2],"tags":{"x":"y","z":null},"bytes":"aGk="}`))
 	f.Add([]byte(`{"at":"2024-01-02T03:04:05Z","raw":[1, 2],"num":12345678901234567890,"value":1.50,"self":{"userid":1,"self":null}}`))
 	f.Add([]byte(`{"i8":128,"items":{},"pair":[1],"f32":1e39,"u64":-1,"b":null,"p":null,"any":{"a":[1,2.0]}}`))
