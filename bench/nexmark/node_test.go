@@ -95,7 +95,7 @@ func (r *running) rows(ctx context.Context, t *testing.T, subject string, n int)
 		t.Fatal(err)
 	}
 	var rows []Row
-	for wait, quiet := time.Second, 0; ; {
+	for wait, quiet := 500*time.Millisecond, 0; ; {
 		batch, err := cons.Fetch(1000, jetstream.FetchMaxWait(wait))
 		if err != nil {
 			t.Fatal(err)
@@ -112,7 +112,7 @@ func (r *running) rows(ctx context.Context, t *testing.T, subject string, n int)
 		} else {
 			quiet++
 		}
-		if len(rows) >= n && quiet > 0 || quiet > 60 || ctx.Err() != nil {
+		if len(rows) >= n && quiet > 0 || quiet > 120 || ctx.Err() != nil {
 			return rows
 		}
 	}
