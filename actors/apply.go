@@ -363,6 +363,9 @@ func (p *Partition) callPile(ctx context.Context, w *work, s *step, rows []piled
 		if err == nil {
 			continue
 		}
+		if isOwn(err) {
+			return err
+		}
 		if len(rows) == 1 {
 			w.order = rows[0].order
 			if err := p.refused(w, s, []byte(k), rows[0].row, rows[0].meta, rows[0].jumps, 0, err); err != nil {
@@ -422,16 +425,19 @@ func (p *Partition) callRows(ctx context.Context, w *work, s *step, key string, 
 	return nil
 }
 
+// isOwn tells whether an error is the partition's own: no row's fault, so no policy applies, and what the batch
+// has come to so far is not to be trusted.
+func isOwn(err error) bool {
+	var broken *brokenError
+	var late errAfter
+	return errors.As(err, &broken) || errors.As(err, &late) || errors.Is(err, errStore)
+}
+
 // refused does with a row what its function's error and the step's policy ask for. A returned error stops the
 // partition before the batch.
 func (p *Partition) refused(w *work, s *step, key []byte, row *kis.Row, meta *kis.Meta, jumps, attempts int, err error) error {
 	s.meter.refuse()
-	var broken *brokenError
-	var late errAfter
-	if errors.As(err, &broken) || errors.As(err, &late) {
-		return err
-	}
-	if errors.Is(err, errStore) {
+	if isOwn(err) {
 		return err
 	}
 	switch kis.VerdictOf(err) {

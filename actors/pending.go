@@ -47,10 +47,10 @@ func pendingID(step int, key []byte) string {
 // waits tells whether rows of a key wait at a step.
 func (q *pendings) waits(step int, key []byte) bool { return q.queues[pendingID(step, key)] != nil }
 
-// due tells whether any row's time has come.
+// due tells whether any row's time has come: that of a retry, or of a row that has nothing before it any more.
 func (q *pendings) due(now time.Time) bool {
 	for _, e := range q.order {
-		if d := e.rows[0].due; d != 0 && d <= now.UnixNano() {
+		if e.rows[0].due <= now.UnixNano() {
 			return true
 		}
 	}
@@ -114,7 +114,7 @@ func (p *Partition) applyDue(ctx context.Context, w *work, now time.Time) error 
 		s := &p.steps[q.step]
 		for len(q.rows) > 0 && w.rows < p.opt.BatchRows {
 			r := q.rows[0]
-			if r.due > now.UnixNano() || r.due == 0 && r.row.Attempts > 0 {
+			if r.due > now.UnixNano() {
 				break
 			}
 			row, err := kis.ParseRow(r.row.Row)
@@ -166,6 +166,9 @@ func (p *Partition) again(ctx context.Context, w *work, s *step, q *pendingQueue
 
 // refusedAgain does with a waiting row what another error asks for, and tells whether it is gone.
 func (p *Partition) refusedAgain(w *work, s *step, q *pendingQueue, row *kis.Row, meta *kis.Meta, err error) (gone bool, _ error) {
+	if isOwn(err) {
+		return false, err
+	}
 	r := &q.rows[0]
 	if kis.VerdictOf(err) == kis.VerdictRetry && int(r.row.Attempts) < s.RetryTimes {
 		r.row.Attempts++

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kisflow/kisflow/kis"
@@ -135,11 +136,21 @@ func (p *Partition) DeadLetters(after []byte, f func(l Letter, key []byte) bool)
 // DeadLetterCount is how many dead letters the partition holds.
 func (p *Partition) DeadLetterCount() uint64 { return p.meta.DeadLetters }
 
+// once returns the keys without repeats: a letter that a command names twice is one letter.
+func once(keys [][]byte) [][]byte {
+	seen := make(map[string]bool, len(keys))
+	return slices.DeleteFunc(slices.Clone(keys), func(k []byte) bool {
+		again := seen[string(k)]
+		seen[string(k)] = true
+		return again
+	})
+}
+
 // Drop removes dead letters; those that are gone already are not counted.
 func (p *Partition) Drop(ctx context.Context, keys [][]byte) (int, error) {
 	w := p.begin()
 	n := 0
-	for _, k := range keys {
+	for _, k := range once(keys) {
 		b, err := p.ports.Store.Get(k)
 		if err != nil {
 			return 0, err
@@ -159,7 +170,7 @@ func (p *Partition) Drop(ctx context.Context, keys [][]byte) (int, error) {
 // removes them and holds what they came to (P14). What was no row, or whose step is gone, stays.
 func (p *Partition) Retry(ctx context.Context, keys [][]byte) (retried int, left []error, err error) {
 	w := p.begin()
-	for _, k := range keys {
+	for _, k := range once(keys) {
 		b, err := p.ports.Store.Get(k)
 		if err != nil {
 			return 0, nil, err
