@@ -355,7 +355,7 @@ func isBigInteger(v Value) bool { return v.kind == Number && !strings.ContainsAn
 
 func mismatch(want string, v Value) error {
 	found := v.kind.String()
-	if v.kind != Object && v.kind != Array {
+	if v.kind != Object && v.kind != Array && v.kind != Null {
 		found += ", " + short(string(v.AppendJSON(nil)))
 	}
 	return fmt.Errorf("expected %s, found %s", want, found)

@@ -252,7 +252,7 @@ func newFunction[S, In, Out any](name string, traits Traits, stateful bool, call
 	f.types = errors.Join(types...)
 	in, out := newPlan(reflect.TypeFor[In]()), newPlan(reflect.TypeFor[Out]())
 	f.open = func(f *function, s Step) Runner {
-		r := &runner[S, In, Out]{step: s, batch: f.traits.Batch, state: state, in: in, handle: call}
+		r := &runner[S, In, Out]{step: s, stateful: stateful, batch: f.traits.Batch, state: state, in: in, handle: call}
 		r.out.plan = out
 		return r
 	}
@@ -339,11 +339,13 @@ func (k *stateKind[S]) parse(text []byte, s *S) error {
 
 // runner runs a handler for one step in one partition.
 type runner[S, In, Out any] struct {
-	step   Step
-	batch  bool
-	state  stateKind[S]
-	in     *plan
-	handle func(*runner[S, In, Out], *Call, *S) error
+	step     Step
+	stateful bool
+	batch    bool
+	none     cell[S] // the state of a function without one
+	state    stateKind[S]
+	in       *plan
+	handle   func(*runner[S, In, Out], *Call, *S) error
 
 	events []Event[In] // of the call in hand
 	out    Output[Out]
@@ -380,11 +382,9 @@ func (r *runner[S, In, Out]) Handle(c *Call) error {
 		panic(fmt.Sprintf("kis: function of one row at a time called with %d", len(c.Rows)))
 	}
 	defer r.tidy()
-	var state *cell[S]
-	if c.State != nil {
+	state := &r.none
+	if r.stateful {
 		state = c.State.(*cell[S])
-	} else {
-		state = new(cell[S])
 	}
 	return r.run(c, state)
 }

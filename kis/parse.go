@@ -163,7 +163,16 @@ func (p *Parser) value(s string) (Value, error) {
 	return valueOf(s, &v), nil
 }
 
-func (p *Parser) begin() { p.depth, p.names = 0, p.names[:0] }
+func (p *Parser) begin() {
+	p.depth = 0
+	p.forget(0) // what an error left
+}
+
+// forget lets go of the names from base on: they would keep their texts.
+func (p *Parser) forget(base int) {
+	clear(p.names[base:])
+	p.names = p.names[:base]
+}
 
 // row reads the object at s[at] into a new row, and says where it ends.
 func (p *Parser) row(s string, at int) (*Row, int, error) {
@@ -375,7 +384,7 @@ func (p *Parser) nested(s string, at int) (int, error) {
 			return at, err
 		}
 	}
-	p.names = p.names[:base]
+	p.forget(base)
 	p.depth--
 	return at, nil
 }

@@ -334,6 +334,48 @@ func (r *Row) Get(name string) (Value, bool) {
 	return Value{}, false
 }
 
+// Int returns the value of a field that must be an Int. Like Float, Text and Bool it returns an error that names the
+// field if it is missing or of another kind; as a handler's error that is the row's dead letter.
+func (r *Row) Int(name string) (int64, error) {
+	v, err := r.must(name, Int)
+	return v.Int(), err
+}
+
+// Float returns the value of a field that must be a number: a Float, or of an Int the nearest float.
+func (r *Row) Float(name string) (float64, error) {
+	if v, ok := r.Get(name); ok && v.kind == Int {
+		return v.Float(), nil
+	}
+	v, err := r.must(name, Float)
+	return v.Float(), err
+}
+
+// Text returns the value of a field that must be a String. It is a piece of the message that the row came in.
+func (r *Row) Text(name string) (string, error) {
+	v, err := r.must(name, String)
+	return v.text, err
+}
+
+// Bool returns the value of a field that must be a Bool.
+func (r *Row) Bool(name string) (bool, error) {
+	v, err := r.must(name, Bool)
+	return v.Bool(), err
+}
+
+// must returns the value of a field if it is of the kind, else null.
+func (r *Row) must(name string, kind Kind) (Value, error) {
+	v, ok := r.Get(name)
+	switch {
+	case !ok:
+		return Value{}, fmt.Errorf("field %s is missing", quoteShort(name))
+	case v.kind != kind:
+		return Value{}, fmt.Errorf("field %s: %w", quoteShort(name), mismatch(wanted[kind], v))
+	}
+	return v, nil
+}
+
+var wanted = map[Kind]string{Bool: "a boolean", Int: "an integer", Float: "a number", String: "a string"}
+
 // Set gives a field a value; a field that the row lacks is added at its end. Each byte of name that is not
 // UTF-8 becomes U+FFFD.
 func (r *Row) Set(name string, v Value) {

@@ -462,3 +462,28 @@ func TestBuilder(t *testing.T) {
 		t.Errorf("a name twice: %s", got)
 	}
 }
+
+func TestTypedGet(t *testing.T) {
+	r, err := ParseRow([]byte(`{"i":5,"f":1.5,"s":"x","b":true,"n":null,"big":1e999}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, want string }{
+		{"i", `5 <nil>; 5 <nil>;  field "i": expected a string, found an integer, 5; false field "i": expected a boolean, found an integer, 5`},
+		{"f", `0 field "f": expected an integer, found a float, 1.5; 1.5 <nil>;  field "f": expected a string, found a float, 1.5; false field "f": expected a boolean, found a float, 1.5`},
+		{"s", `0 field "s": expected an integer, found a string, "x"; 0 field "s": expected a number, found a string, "x"; x <nil>; false field "s": expected a boolean, found a string, "x"`},
+		{"b", `0 field "b": expected an integer, found a boolean, true; 0 field "b": expected a number, found a boolean, true;  field "b": expected a string, found a boolean, true; true <nil>`},
+		{"n", `0 field "n": expected an integer, found null; 0 field "n": expected a number, found null;  field "n": expected a string, found null; false field "n": expected a boolean, found null`},
+		{"big", `0 field "big": expected an integer, found a number too large to compute with, 1e999; 0 field "big": expected a number, found a number too large to compute with, 1e999;  ` +
+			`field "big": expected a string, found a number too large to compute with, 1e999; false field "big": expected a boolean, found a number too large to compute with, 1e999`},
+		{"no", `0 field "no" is missing; 0 field "no" is missing;  field "no" is missing; false field "no" is missing`},
+	} {
+		i, err1 := r.Int(c.name)
+		f, err2 := r.Float(c.name)
+		s, err3 := r.Text(c.name)
+		b, err4 := r.Bool(c.name)
+		if got := fmt.Sprintf("%v %v; %v %v; %v %v; %v %v", i, err1, f, err2, s, err3, b, err4); got != c.want {
+			t.Errorf("%s:\n%s\nwant\n%s", c.name, got, c.want)
+		}
+	}
+}
