@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -241,13 +240,6 @@ func TestLoadWhatIsNoFile(t *testing.T) {
 	}
 	if _, mistakes := Load("/dev/null"); len(mistakes.Errors()) != 1 || mistakes[0].Code != codeFile {
 		t.Errorf("a device: %v", mistakes)
-	}
-	pipe := filepath.Join(t.TempDir(), "pipe.yaml")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, mistakes := Load(filepath.Dir(pipe)); len(mistakes.Errors()) != 1 || mistakes[0].Code != codeFile {
-		t.Errorf("a pipe that nobody writes: %v", mistakes)
 	}
 	if _, mistakes := Load(""); len(mistakes.Errors()) != 1 {
 		t.Errorf("an empty path: %v", mistakes)

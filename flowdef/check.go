@@ -183,7 +183,7 @@ func (c *checker) handoffs() {
 	saved := map[string]bool{} // true: by an enabled flow
 	for _, flow := range c.set.Flows {
 		for _, step := range flow.Steps {
-			if f := c.set.Funcs[step.Function.Value]; f != nil && f.Mode == "Save" {
+			if f := c.set.Funcs[step.Function.Value]; f != nil && f.Mode == "Save" && !c.opts.GoFunctions[f.Name] {
 				if h, ok := c.set.Handoff(f); ok {
 					saved[h.Value] = saved[h.Value] || flow.Enabled
 				}
@@ -244,7 +244,7 @@ func (c *checker) writers() {
 				continue
 			}
 			target := ""
-			if h, ok := c.set.Handoff(f); ok {
+			if h, ok := c.set.Handoff(f); ok && !c.opts.GoFunctions[f.Name] {
 				target = "hand-off " + quote(h.Value)
 			} else if conn := c.set.Conns[f.Option.Conn.Value]; conn != nil {
 				target = "connector " + quote(conn.Name)

@@ -408,6 +408,9 @@ func (o *object) streamName(name string) Text {
 	if i := strings.IndexAny(t.Value, ".*>/\\ \t"); i >= 0 {
 		o.d.report(t.At(i), codeName, fmt.Sprintf("stream name %s holds %q", quote(t.Value), t.Value[i]), "use letters, digits, - and _")
 	}
+	if strings.HasPrefix(strings.ToUpper(t.Value), ownWord+"_") {
+		o.d.report(t.Pos, codeName, fmt.Sprintf("stream name %s begins with %s_, which belongs to KisFlow itself", quote(t.Value), ownWord), "")
+	}
 	return t
 }
 
@@ -480,8 +483,13 @@ func (d *decoder) entries(o *object) []Entry {
 	}
 	for i := range out {
 		for j := range i {
-			if out[i].Subject.Value == out[j].Subject.Value {
-				d.report(out[i].Subject.Pos, codeRepeated, fmt.Sprintf("entry reads %s twice", quote(out[i].Subject.Value)), fmt.Sprintf("the first is in line %d", out[j].Subject.Pos.Line))
+			a, b := out[j].Subject, out[i].Subject
+			if a.Value == b.Value {
+				d.report(b.Pos, codeRepeated, fmt.Sprintf("entry reads %s twice", quote(b.Value)), fmt.Sprintf("the first is in line %d", a.Pos.Line))
+				break
+			}
+			if checkSubject(a.Value, true, false) == nil && checkSubject(b.Value, true, false) == nil && intersect(a.Value, b.Value) {
+				d.report(b.Pos, codeRepeated, fmt.Sprintf("entry %s reads what %s reads as well", quote(b.Value), quote(a.Value)), "an event comes in once; leave one of them out, or narrow it")
 				break
 			}
 		}

@@ -12,6 +12,8 @@ type input struct {
 	step int // the first step that sees the rows
 	name string
 	load bool
+
+	words []string // of an entry's subject
 }
 
 // output is a place where rows leave a flow: an Expand or a Save.
@@ -21,6 +23,8 @@ type output struct {
 	name Text
 	save bool
 	when bool // some rows only
+
+	words []string // of an Expand's subject
 }
 
 // edge says that what comes in at one input leaves the flow and comes in at another.
@@ -42,7 +46,7 @@ func (c *checker) loops() {
 			if checkSubject(e.Subject.Value, true, false) != nil {
 				continue
 			}
-			ins = append(ins, input{flow: flow, name: e.Subject.Value})
+			ins = append(ins, input{flow: flow, name: e.Subject.Value, words: subjectWords(e.Subject.Value)})
 		}
 		for i, step := range flow.Steps {
 			f := c.set.Funcs[step.Function.Value]
@@ -53,10 +57,10 @@ func (c *checker) loops() {
 			switch {
 			case handoff && f.Mode == "Load":
 				ins = append(ins, input{flow: flow, step: i + 1, name: h.Value, load: true})
-			case handoff:
+			case handoff && !c.opts.GoFunctions[f.Name]: // Go code saves where it likes
 				outs[flow] = append(outs[flow], output{flow: flow, step: i, name: Text{Value: h.Value, Pos: step.Function.Pos}, save: true})
 			case f.Mode == "Expand" && f.Expand != nil && checkSubject(f.Expand.Subject.Value, false, true) == nil:
-				outs[flow] = append(outs[flow], output{flow: flow, step: i, name: f.Expand.Subject, when: f.Expand.When.Value != ""})
+				outs[flow] = append(outs[flow], output{flow: flow, step: i, name: f.Expand.Subject, when: f.Expand.When.Value != "", words: subjectWords(f.Expand.Subject.Value)})
 			}
 		}
 	}
@@ -67,12 +71,12 @@ func (c *checker) loops() {
 			for _, to := range index.candidates(out) {
 				sure := always
 				if !out.save {
-					if sure = overlaps(out.name.Value, ins[to].name); sure == never {
+					if sure = overlaps(out.words, ins[to].words); sure == never {
 						continue
 					}
 				}
-				for from, in := range ins {
-					if in.flow == flow && in.step <= out.step {
+				for _, from := range index.flows[flow] {
+					if ins[from].step <= out.step {
 						graph[from] = append(graph[from], edge{to: to, via: out, sure: sure == always && !out.when})
 					}
 				}
@@ -101,11 +105,13 @@ type inputIndex struct {
 	words    map[string][]int // by the subject's first word
 	wild     []int            // whose first word is a wildcard
 	entries  []int
+	flows    map[*Flow][]int // the inputs of each flow
 }
 
 func indexInputs(ins []input) inputIndex {
-	x := inputIndex{handoffs: map[string][]int{}, words: map[string][]int{}}
+	x := inputIndex{handoffs: map[string][]int{}, words: map[string][]int{}, flows: map[*Flow][]int{}}
 	for i, in := range ins {
+		x.flows[in.flow] = append(x.flows[in.flow], i)
 		first, _, _ := strings.Cut(in.name, ".")
 		switch {
 		case in.load:

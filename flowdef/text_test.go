@@ -136,8 +136,22 @@ func TestOverlaps(t *testing.T) {
 		{"a.{x}", "a.*", always}, {"a.{x}", "a.>", always}, {"a.{x}", "a.b", maybe}, {"a.{x}", "b.c", never}, {"a.{x}.c", "a.b.c", maybe},
 		{"a.u-{x}", "a.u-5", maybe}, {"a.u-{x}", "a.v-5", never}, {"a.u-{x}-z", "a.u-z", never}, {"a.{x.y}", "a.b", maybe}, {"a.{x}{y}", "a.b", maybe},
 	} {
-		if got := overlaps(c.out, c.in); got != c.want {
+		if got := overlaps(subjectWords(c.out), subjectWords(c.in)); got != c.want {
 			t.Errorf("%s to %s: %d, want %d", c.out, c.in, got, c.want)
+		}
+	}
+}
+
+func TestIntersect(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{"a", "a", true}, {"a", "b", false}, {"a", "a.b", false}, {"a.>", "a", false}, {"a.>", "a.b.c", true}, {"a.*", "a.b", true}, {"a.*", "a.b.c", false},
+		{"a.*.c", "a.b.*", true}, {"*.b", "a.*", true}, {"*.b", "a.c", false}, {"a.>", "*.b", true}, {"a.b.>", "a.*", false}, {"a.>", "b.>", false}, {"a.*.>", "a.b.c", true},
+	} {
+		if got := intersect(c.a, c.b); got != c.want || intersect(c.b, c.a) != c.want {
+			t.Errorf("%s and %s: %v, want %v", c.a, c.b, got, c.want)
 		}
 	}
 }

@@ -143,6 +143,9 @@ func checkName(s string) string {
 	return ""
 }
 
+// ownWord begins the subjects and the stream names of KisFlow itself.
+const ownWord = "KISFLOW"
+
 // maxSubject is the most bytes of a subject; the server's protocol line holds 4,096 with all the rest.
 const maxSubject = 1024
 
@@ -166,6 +169,10 @@ func checkSubject(s string, wildcards, fields bool) *subjectFault {
 		return fault(0, fmt.Sprintf("has %d bytes; at most %d", len(s), maxSubject), "")
 	case s[0] == '$':
 		return fault(0, "begins with $, which belongs to the server", "")
+	case s == ownWord || strings.HasPrefix(s, ownWord+"."):
+		return fault(0, "begins with "+ownWord+", which belongs to KisFlow itself", "")
+	case wildcards && s == ">":
+		return fault(0, "reads everything, also what the server and KisFlow say to themselves", "begin with a word, like orders.>")
 	}
 	for i, r := range s {
 		if unicode.IsSpace(r) || unicode.IsControl(r) {
@@ -230,26 +237,33 @@ const (
 	always
 )
 
-// overlaps compares an expand's subject, which may hold {field}, with an entry's, which may hold wildcards.
-func overlaps(out, in string) overlap {
-	a := strings.Split(template.ReplaceAllString(out, "{}"), ".")
-	b := strings.Split(in, ".")
+// subjectWords splits a subject at its dots; a {field} is {} in it.
+func subjectWords(s string) []string {
+	if strings.Contains(s, "{") {
+		s = template.ReplaceAllString(s, "{}")
+	}
+	return strings.Split(s, ".")
+}
+
+// overlaps compares the words of an expand's subject, which may hold {field}, with those of an entry's, which
+// may hold wildcards.
+func overlaps(out, in []string) overlap {
 	result := always
-	for i, w := range b {
+	for i, w := range in {
 		if w == ">" {
-			if len(a) > i {
+			if len(out) > i {
 				return result
 			}
 			return never
 		}
-		if i >= len(a) {
+		if i >= len(out) {
 			return never
 		}
 		switch {
-		case w == "*" || w == a[i]:
-		case strings.Contains(a[i], "{}"):
-			parts := strings.Split(a[i], "{}")
-			if len(w) < len(a[i])-2*(len(parts)-1) || !strings.HasPrefix(w, parts[0]) || !strings.HasSuffix(w, parts[len(parts)-1]) {
+		case w == "*" || w == out[i]:
+		case strings.Contains(out[i], "{}"):
+			parts := strings.Split(out[i], "{}")
+			if len(w) < len(out[i])-2*(len(parts)-1) || !strings.HasPrefix(w, parts[0]) || !strings.HasSuffix(w, parts[len(parts)-1]) {
 				return never
 			}
 			result = maybe
@@ -257,10 +271,25 @@ func overlaps(out, in string) overlap {
 			return never
 		}
 	}
-	if len(a) > len(b) {
+	if len(out) > len(in) {
 		return never
 	}
 	return result
+}
+
+// intersect tells whether two entries may read the same message.
+func intersect(a, b string) bool {
+	x, y := strings.Split(a, "."), strings.Split(b, ".")
+	for i := 0; ; i++ {
+		switch {
+		case i == len(x) || i == len(y):
+			return len(x) == len(y)
+		case x[i] == ">" || y[i] == ">":
+			return true
+		case x[i] != y[i] && x[i] != "*" && y[i] != "*":
+			return false
+		}
+	}
 }
 
 // usesNames returns the offset of the first of some names that an expression uses, or -1. It knows strings
