@@ -473,6 +473,13 @@ func allSettled(written, settled []*proto.Settled) bool {
 	return true
 }
 
+// Accept sets the position of an input, whatever was read before: people have decided it. A record holds it.
+func (p *Partition) Accept(ctx context.Context, input int, created int64, sequence uint64) error {
+	w := p.begin()
+	w.positions = append(w.positions, &proto.Position{Input: p.flow.Inputs[input].Name, Created: created, Sequence: sequence})
+	return p.finish(ctx, w)
+}
+
 // Tick does what time asks for: rows whose retry is due, a record of what was settled or read since the last
 // one, a snapshot that is worth its while. Placement calls it about every second while Restless says so.
 func (p *Partition) Tick(ctx context.Context) error {

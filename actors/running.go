@@ -471,6 +471,70 @@ func (r *Running) Reopen(ctx context.Context, all bool) error {
 	return err
 }
 
+// AcceptInputs takes the flow's inputs as they are now: those that have stopped because they are not what they
+// were are read from their beginning, or from now on.
+func (r *Running) AcceptInputs(ctx context.Context, now bool) error {
+	f := r.Definition()
+	r.mu.Lock()
+	stopped := make(map[int]bool)
+	for _, d := range r.deals {
+		d.mu.Lock()
+		stopped[d.input] = errors.Is(d.reason, ErrInput)
+		d.mu.Unlock()
+	}
+	r.mu.Unlock()
+	r.undeal()
+	defer r.deal()
+	for i := range f.Inputs {
+		if !stopped[i] {
+			continue
+		}
+		info, err := r.system.streams.Info(ctx, f.Inputs[i].Stream)
+		if err != nil {
+			return fmt.Errorf("input %s: %w", f.Inputs[i].Stream, err)
+		}
+		at := info.Last
+		if !now && info.First > 0 {
+			at = info.First - 1
+		}
+		f.Inputs[i].Created = info.Created.UnixNano()
+		for _, c := range r.all() {
+			if c.dead() {
+				return fmt.Errorf("partition %s has stopped: %w", c.name, c.why())
+			}
+			if err := c.ask(ctx, func(p *Partition) error { return p.Accept(ctx, i, f.Inputs[i].Created, at) }); err != nil {
+				return err
+			}
+		}
+		r.log.Warn("an input is taken as it is now", "input", f.Inputs[i].Stream, "read_from", at+1)
+	}
+	return nil
+}
+
+// Committed returns the sequence of a stream up to which all partitions of this node have committed.
+func (r *Running) Committed(ctx context.Context, stream string) (uint64, error) {
+	f := r.Definition()
+	low, some := uint64(0), false
+	for i := range f.Inputs {
+		if f.Inputs[i].Stream != stream {
+			continue
+		}
+		for _, c := range r.all() {
+			if c.dead() {
+				return 0, nil // its position is not known here: nothing may go
+			}
+		}
+		at, err := r.lowest(ctx, NewDealer(f, i, r.system.opt.Partitions, r), i, transport.Info{})
+		if err != nil {
+			return 0, err
+		}
+		if !some || at < low {
+			low, some = at, true
+		}
+	}
+	return low, nil
+}
+
 // undeal ends all dealers and waits for them.
 func (r *Running) undeal() {
 	r.mu.Lock()

@@ -86,6 +86,10 @@ func Routes() []Route {
 			Answer: "FlowSummary", Doc: "pause a flow", handle: setFlow(ActionPause)},
 		{Method: "POST", Path: "/api/v1/flows/{flow}/resume", Permission: PermitOperate, Timeout: slow,
 			Answer: "FlowSummary", Doc: "resume a flow", handle: setFlow(ActionResume)},
+		{Method: "POST", Path: "/api/v1/flows/{flow}/resume-beginning", Permission: PermitOperate, Timeout: slow,
+			Answer: "FlowSummary", Doc: "resume a flow whose input is another stream now, and read that from its beginning", handle: setFlow(ActionResumeBeginning)},
+		{Method: "POST", Path: "/api/v1/flows/{flow}/resume-now", Permission: PermitOperate, Timeout: slow,
+			Answer: "FlowSummary", Doc: "resume a flow whose input is another stream now, and read what comes from now on", handle: setFlow(ActionResumeNow)},
 		{Method: "DELETE", Path: "/api/v1/flows/{flow}", Permission: PermitDefine, Timeout: slow,
 			Answer: "FlowSummary", Doc: "delete a flow with its state and dead letters", handle: setFlow(ActionDelete)},
 

@@ -249,6 +249,11 @@ type Action string
 const (
 	ActionPause  Action = "pause"
 	ActionResume Action = "resume"
+	// ActionResumeBeginning and ActionResumeNow resume a flow whose input is not the stream that it was (created
+	// anew, gone back, or with messages lost): the input is read from its beginning, or from now on, whatever
+	// was read before. Inputs that are as they were keep their positions.
+	ActionResumeBeginning Action = "resume-beginning"
+	ActionResumeNow       Action = "resume-now"
 	// ActionDelete removes the flow, its state, its dead letters and its logs for good. Entry and output
 	// streams stay.
 	ActionDelete Action = "delete"

@@ -205,10 +205,15 @@ func (n *Node) setFlow(ctx context.Context, name string, action api.Action) erro
 			return running.Reopen(ctx, true)
 		}
 		return n.startEntry(ctx, name, e)
+	case api.ActionResumeBeginning, api.ActionResumeNow:
+		if running == nil || e.Paused {
+			return api.Errorf(api.ErrConflict, "flow %s does not run; resume it first, then say where to read its input", name)
+		}
+		return running.AcceptInputs(ctx, action == api.ActionResumeNow)
 	case api.ActionDelete:
 		return n.deleteFlow(ctx, name, running)
 	}
-	return api.Errorf(api.ErrInvalid, "unknown action %q; it is pause, resume or delete", action)
+	return api.Errorf(api.ErrInvalid, "unknown action %q; it is pause, resume, resume-beginning, resume-now or delete", action)
 }
 
 // deleteFlow removes a flow, its state, its dead letters and its logs. The catalog is written first: after a

@@ -48,6 +48,8 @@ type Node struct {
 	listener net.Listener
 	serving  errgroup.Group
 
+	endBackground context.CancelFunc // of what runs beside the flows; nil before it does
+
 	phase  atomic.Value // string
 	change sync.Mutex   // one change of the catalog at a time
 
@@ -142,6 +144,12 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.phase.Store("running")
+	background, cancel := context.WithCancel(context.Background())
+	n.endBackground = cancel
+	n.serving.Go(func() error {
+		n.keepRetention(background)
+		return nil
+	})
 	n.log.Info("kisnode runs", "api", "http://"+n.listener.Addr().String(), "nats", n.natsURL(), "data", o.Data,
 		"durability", o.Durability, "flows", len(n.system.Running()), "after", time.Since(n.started).Round(time.Millisecond).String())
 	return n, nil
@@ -346,6 +354,9 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	if len(n.http) == 0 && n.listener != nil {
 		_ = n.listener.Close()
+	}
+	if n.endBackground != nil {
+		n.endBackground()
 	}
 	_ = n.serving.Wait()
 	if n.db != nil {

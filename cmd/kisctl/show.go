@@ -174,7 +174,7 @@ func newSetFlow(a *app, action api.Action) *cobra.Command {
 		api.ActionResume: "Resume a paused flow where it stopped",
 		api.ActionDelete: "Delete a flow with its state and dead letters, for good",
 	}[action]
-	yes := false
+	yes, input := false, ""
 	parent := group(&cobra.Command{Use: string(action), Short: strings.ToUpper(string(action[:1])) + string(action[1:]) + " a flow"})
 	cmd := &cobra.Command{
 		Use: "flow NAME", Short: short, Args: exactly(1), ValidArgsFunction: a.completeFlow(1),
@@ -190,8 +190,18 @@ func newSetFlow(a *app, action api.Action) *cobra.Command {
 					return err
 				}
 			}
+			do := action
+			switch input {
+			case "":
+			case "beginning":
+				do = api.ActionResumeBeginning
+			case "now":
+				do = api.ActionResumeNow
+			default:
+				return usagef("--input is %q; it must be beginning or now", input)
+			}
 			f, err := ask(cmd.Context(), a, func(ctx context.Context, c *api.Client) (api.FlowSummary, error) {
-				return c.SetFlow(ctx, args[0], action)
+				return c.SetFlow(ctx, args[0], do)
 			})
 			if err != nil {
 				return err
@@ -202,6 +212,9 @@ func newSetFlow(a *app, action api.Action) *cobra.Command {
 			_, err = fmt.Fprintf(a.out, "flow %s is %s\n", clean(f.Name), f.State)
 			return err
 		},
+	}
+	if action == api.ActionResume {
+		cmd.Flags().StringVar(&input, "input", "", "where to read an input that is another stream now: beginning or now")
 	}
 	if action == api.ActionDelete {
 		cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")

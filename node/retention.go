@@ -1,0 +1,133 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/kisflow/kisflow/actors"
+	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/transport"
+)
+
+const (
+	// retentionEvery is how often the hand-offs of Saves are looked through for what may go.
+	retentionEvery = 10 * time.Minute
+	// defaultRetention is how long they are kept at least, whoever has loaded them (P11).
+	defaultRetention = 7 * 24 * time.Hour
+)
+
+// keepRetention cuts the hand-offs of Saves until ctx ends.
+func (n *Node) keepRetention(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retentionEvery):
+		}
+		if err := n.cutSaves(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			n.log.Warn("hand-offs were not cut", "error", err)
+		}
+	}
+}
+
+// cutSaves removes from every Save's hand-off what is older than its retention and has been committed by every
+// flow that loads it. A flow that loads it and does not run holds everything back.
+func (n *Node) cutSaves(ctx context.Context, now time.Time) error {
+	n.mu.Lock()
+	set := n.set
+	n.mu.Unlock()
+	retention := make(map[string]time.Duration)
+	loaded := make(map[string][]string)
+	for _, flow := range set.Flows {
+		for _, s := range flow.Steps {
+			fn := set.Funcs[s.Function.Value]
+			if fn == nil {
+				continue
+			}
+			h, ok := set.Handoff(fn)
+			if !ok {
+				continue
+			}
+			switch fn.Mode {
+			case string(kis.Save):
+				keep := defaultRetention
+				if fn.Save != nil && fn.Save.Retention > 0 {
+					keep = fn.Save.Retention
+				}
+				retention[h.Value] = max(retention[h.Value], keep)
+			case string(kis.Load):
+				loaded[h.Value] = append(loaded[h.Value], flow.Name)
+			}
+		}
+	}
+	var errs []error
+	for name, keep := range retention {
+		errs = append(errs, n.cutSave(ctx, name, loaded[name], now.Add(-keep)))
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Node) cutSave(ctx context.Context, name string, flows []string, before time.Time) error {
+	stream := actors.SaveStream(name)
+	info, err := n.streams.Info(ctx, stream)
+	if errors.Is(err, transport.ErrNotFound) {
+		return nil
+	}
+	if err != nil || info.Messages == 0 {
+		return err
+	}
+	below := info.Last + 1
+	for _, f := range flows {
+		r := n.system.Flow(f)
+		if r == nil {
+			return nil
+		}
+		at, err := r.Committed(ctx, stream)
+		if err != nil {
+			return err
+		}
+		below = min(below, at+1)
+	}
+	old, err := n.firstSince(ctx, stream, info.First, info.Last+1, before)
+	if err != nil {
+		return err
+	}
+	if below = min(below, old); below <= info.First {
+		return nil
+	}
+	return n.streams.Cut(ctx, stream, "", below)
+}
+
+// firstSince finds the first sequence from lo up to hi whose message was stored at a time or later; hi if none.
+func (n *Node) firstSince(ctx context.Context, stream string, lo, hi uint64, since time.Time) (uint64, error) {
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		m, err := n.at(ctx, stream, mid)
+		if err != nil {
+			return 0, err
+		}
+		if m.Time.Before(since) {
+			lo = m.Sequence + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo, nil
+}
+
+// at reads the first message at or above a sequence.
+func (n *Node) at(ctx context.Context, stream string, sequence uint64) (transport.Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	r, err := n.streams.Read(ctx, stream, transport.ReadOptions{From: sequence, HeadersOnly: true})
+	if err != nil {
+		return transport.Message{}, err
+	}
+	defer r.Close()
+	ms, err := r.Next(ctx, 1)
+	if err != nil {
+		return transport.Message{}, err
+	}
+	return ms[0], nil
+}
