@@ -135,9 +135,16 @@ func TestSuiteOutside(t *testing.T) { transporttest.Run(t, outside(false)) }
 
 func TestSuiteSyncAlways(t *testing.T) { transporttest.Run(t, outside(true)) }
 
-func BenchmarkInProcess(b *testing.B) {
+// Benchmarks: a server in this process that nobody else can reach, one that listens too, and one outside.
+
+func BenchmarkInProcess(b *testing.B) { benchEmbedded(b, Options{}) }
+
+func BenchmarkEmbedded(b *testing.B) { benchEmbedded(b, Options{Listen: "127.0.0.1:0"}) }
+
+func benchEmbedded(b *testing.B, opt Options) {
 	transporttest.Bench(b, func(b *testing.B) transport.Streams {
-		s := embed(b, Options{})
+		opt.Dir = b.TempDir()
+		s := embed(b, opt)
 		b.Cleanup(s.Shutdown)
 		return NewStreams(connect(b, ConnectOptions{Server: s}), StreamsOptions{})
 	})
@@ -239,5 +246,24 @@ func TestParseReply(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(100, func() { parseReply("$JS.ACK.S.C.1.42.7.1700000000000000001.3") }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestEmbeddedAndListening(t *testing.T) {
+	for _, listen := range []string{"", "127.0.0.1:0", "0.0.0.0:0", "localhost:0"} {
+		s := embed(t, Options{Listen: listen})
+		defer s.Shutdown()
+		c := connect(t, ConnectOptions{Server: s})
+		streams := NewStreams(c, StreamsOptions{})
+		ensure(t, streams, transport.Config{Name: "S", Subjects: []string{"s.>"}})
+		if _, err := streams.Publish(t.Context(), "S", numbered(10)); err != nil {
+			t.Errorf("listen %q: %v", listen, err)
+		}
+		if got := stored(t, streams); len(got) != 10 {
+			t.Errorf("listen %q: %q", listen, got)
+		}
+		if (s.URL() == "") != (listen == "") {
+			t.Errorf("listen %q: the URL is %q", listen, s.URL())
+		}
 	}
 }

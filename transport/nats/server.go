@@ -125,7 +125,7 @@ func Embed(opt Options) (*Server, error) {
 		DisableShortFirstPing:      true,
 		DontListen:                 opt.Listen == "",
 		MaxConn:                    4096,
-		WriteDeadline:              10 * time.Second,
+		WriteDeadline:              time.Minute, // what is on its way is bounded by what clients ask for
 		MaxClosedClients:           100,
 		LameDuckDuration:           time.Second,
 		LameDuckGracePeriod:        time.Second / 2,
@@ -175,6 +175,22 @@ func (e *Server) URL() string {
 		return ""
 	}
 	return e.s.ClientURL()
+}
+
+// loopback is where this process connects over TCP, or "" if the server does not listen.
+func (e *Server) loopback() string {
+	if e.opt.Listen == "" {
+		return ""
+	}
+	host, _, _ := hostPort(e.opt.Listen) // validate has seen it
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	address, ok := e.s.Addr().(*net.TCPAddr)
+	if !ok {
+		return ""
+	}
+	return "nats://" + net.JoinHostPort(host, strconv.Itoa(address.Port))
 }
 
 // SyncAlways tells whether it syncs before it acknowledges.
