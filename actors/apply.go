@@ -28,8 +28,9 @@ type work struct {
 	rows      int
 	dropped   int
 	outs      []out
+	handed    []handed
 	envelopes []*envelope
-	packs     []*pack
+	packs     []pack
 	bytes     []byte // of payloads; free again once the batch is settled
 }
 
@@ -39,6 +40,7 @@ type out struct {
 	target  *target
 	subject string
 	payload []byte
+	pack    bool // it is a line of a message with others
 }
 
 // piled is a row that waits for the rest of its batch.
@@ -55,7 +57,7 @@ func (p *Partition) begin() *work {
 	w := &p.w
 	*w = work{now: p.ports.Clock.Now(), items: w.items[:0], positions: w.positions[:0], piles: w.piles,
 		dirty: w.dirty[:0], keys: w.keys[:0], values: w.values[:0], outs: w.outs[:0],
-		envelopes: w.envelopes[:0], packs: w.packs[:0], bytes: w.bytes[:0]}
+		handed: w.handed[:0], envelopes: w.envelopes[:0], packs: w.packs[:0], bytes: w.bytes[:0]}
 	if len(w.piles) != len(p.steps) {
 		w.piles = make([][]piled, len(p.steps))
 	}
@@ -136,6 +138,9 @@ func (p *Partition) apply(ctx context.Context, w *work) error {
 
 // unpile calls the Batch functions for which rows wait, the first step first, until none waits.
 func (p *Partition) unpile(ctx context.Context, w *work) error {
+	if !w.piled {
+		return nil // all is in the order of the rows
+	}
 	for rounds := 0; w.piled; rounds++ {
 		if rounds > len(p.steps)*(kis.MaxJumps+1) {
 			panic("actors: partition " + p.name + ": jumps without a bound")
@@ -153,6 +158,7 @@ func (p *Partition) unpile(ctx context.Context, w *work) error {
 		}
 	}
 	slices.SortStableFunc(w.outs, func(a, b out) int { return a.order - b.order })
+	slices.SortStableFunc(w.handed, func(a, b handed) int { return a.order - b.order })
 	return nil
 }
 
@@ -509,12 +515,10 @@ func (p *Partition) sendRow(w *work, s *step, subject string, row *kis.Row, meta
 			return
 		}
 		t := p.target(o.Stream, o.Stream, o.Fenced)
-		if s.Pack {
-			p.packRow(w, t, subject, payload)
-			return
+		w.outs = append(w.outs, out{w.order, t, subject, payload, s.Pack})
+		if !s.Pack {
+			s.meter.send()
 		}
-		w.outs = append(w.outs, out{w.order, t, subject, payload})
-		s.meter.send()
 		return
 	}
 	p.setAside(w, s, row, meta, fmt.Errorf("subject %q is not one that the step declares", subject), 0)

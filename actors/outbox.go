@@ -63,11 +63,24 @@ func (w *work) payload(row *kis.Row) []byte {
 	return w.bytes[start:len(w.bytes):len(w.bytes)]
 }
 
+// handed is a row on its way to another partition, or to the flows that load it.
+type handed struct {
+	order  int
+	target *target
+	row    []byte
+	meta   *kis.Meta
+	step   string
+	jumps  int
+}
+
+// cost is about what a row takes of an envelope, or a little more.
+func (h *handed) cost() int {
+	return len(h.row) + len(h.meta.Stream) + len(h.meta.Subject) + len(h.step) + 64
+}
+
 // envelope is an envelope that is being filled.
 type envelope struct {
-	order   int
 	target  *target
-	subject string
 	bytes   int
 	message proto.Envelope
 }
@@ -75,39 +88,51 @@ type envelope struct {
 // handOff puts a row into the envelope for the partition that its key belongs to.
 func (p *Partition) handOff(w *work, s *step, to int, row *kis.Row, meta *kis.Meta, jumps int) {
 	subject := handOffSubject(p.flow.Name, s.stage, to, p.stage, p.number)
-	p.enclose(w, s, p.target(subject, HandOffStream(p.flow.Name), false), subject, row, meta, jumps)
+	p.handTo(w, s, p.target(subject, HandOffStream(p.flow.Name), false), row, meta, jumps)
 }
 
 // saveRow puts a row into the envelope of a Save's hand-off.
 func (p *Partition) saveRow(w *work, s *step, row *kis.Row, meta *kis.Meta) {
 	subject := saveSubject(s.Save, p.flow.Name, p.stage, p.number)
-	p.enclose(w, s, p.target(subject, SaveStream(s.Save), false), subject, row, meta, 0)
+	p.handTo(w, s, p.target(subject, SaveStream(s.Save), false), row, meta, 0)
 }
 
-func (p *Partition) enclose(w *work, s *step, t *target, subject string, row *kis.Row, meta *kis.Meta, jumps int) {
-	b := w.payload(row)
-	if len(b) > p.ports.Streams.MaxMessage()-(2<<10) {
-		p.setAside(w, s, row, meta, fmt.Errorf("the row of %d bytes is larger than a message may be", len(b)), 0)
+func (p *Partition) handTo(w *work, s *step, t *target, row *kis.Row, meta *kis.Meta, jumps int) {
+	h := handed{w.order, t, w.payload(row), meta, s.Name, jumps}
+	if h.cost()+len(p.sender()) > p.room() {
+		p.setAside(w, s, row, meta, fmt.Errorf("the row of %d bytes is larger than a message may be", len(h.row)), 0)
 		return
 	}
-	var e *envelope
-	for i := len(w.envelopes) - 1; i >= 0 && e == nil; i-- {
-		if w.envelopes[i].target == t {
-			e = w.envelopes[i]
+	w.handed = append(w.handed, h)
+}
+
+// room is how many bytes a message of ours may have beside its headers.
+func (p *Partition) room() int { return p.ports.Streams.MaxMessage() - 1<<10 }
+
+// enclose puts the rows that are handed on into envelopes.
+func (p *Partition) enclose(w *work) {
+	limit := min(envelopeBytes, p.room())
+	for i := range w.handed {
+		h := &w.handed[i]
+		var e *envelope
+		for i := len(w.envelopes) - 1; i >= 0 && e == nil; i-- {
+			if w.envelopes[i].target == h.target {
+				e = w.envelopes[i]
+			}
 		}
+		if e == nil || e.bytes+h.cost() > limit {
+			e = &envelope{target: h.target, bytes: len(p.sender())}
+			e.message = proto.Envelope{Format: 1, Sender: p.sender(), Revision: p.flow.Revision, Time: w.now.UnixNano()}
+			w.envelopes = append(w.envelopes, e)
+		}
+		e.bytes += h.cost()
+		m := &e.message
+		m.Rows = append(m.Rows, h.row)
+		m.Identities = append(m.Identities, &proto.Identity{
+			Stream: indexOf(&m.Streams, h.meta.Stream), Subject: indexOf(&m.Subjects, h.meta.Subject),
+			Sequence: h.meta.Sequence, Index: h.meta.Index, Time: h.meta.Time.UnixNano(), Step: indexOf(&m.Steps, h.step), Jumps: uint32(h.jumps),
+		})
 	}
-	if e == nil || e.bytes+len(b) > envelopeBytes {
-		e = &envelope{order: w.order, target: t, subject: subject}
-		e.message = proto.Envelope{Format: 1, Sender: p.sender(), Revision: p.flow.Revision, Time: w.now.UnixNano()}
-		w.envelopes = append(w.envelopes, e)
-	}
-	e.bytes += len(b)
-	m := &e.message
-	m.Rows = append(m.Rows, b)
-	m.Identities = append(m.Identities, &proto.Identity{
-		Stream: indexOf(&m.Streams, meta.Stream), Subject: indexOf(&m.Subjects, meta.Subject),
-		Sequence: meta.Sequence, Index: meta.Index, Time: meta.Time.UnixNano(), Step: indexOf(&m.Steps, s.Name), Jumps: uint32(jumps),
-	})
 }
 
 // sender is the partition as a sender of hand-offs and outputs: with its layout generation, and with the time
@@ -127,30 +152,41 @@ func indexOf(list *[]string, s string) uint32 {
 
 // pack is a packed message that is being filled.
 type pack struct {
-	order   int
-	target  *target
-	subject string
-	rows    int
-	lines   []byte
+	out   int // its place among the outputs: that of its first row
+	rows  int
+	lines []byte
 }
 
-// packRow adds a row as a line to the message for its subject.
-func (p *Partition) packRow(w *work, t *target, subject string, row []byte) {
-	var k *pack
-	for i := len(w.packs) - 1; i >= 0 && k == nil; i-- {
-		if w.packs[i].target == t && w.packs[i].subject == subject {
-			k = w.packs[i]
+// packOutputs puts the outputs that are to be packed into messages, a line each.
+func (p *Partition) packOutputs(w *work) {
+	limit := min(packBytes, p.room())
+	kept := w.outs[:0]
+	for _, o := range w.outs {
+		if !o.pack {
+			kept = append(kept, o)
+			continue
 		}
+		var k *pack
+		for i := len(w.packs) - 1; i >= 0 && k == nil; i-- {
+			if f := &kept[w.packs[i].out]; f.target == o.target && f.subject == o.subject {
+				k = &w.packs[i]
+			}
+		}
+		if k == nil || k.rows >= packRows || len(k.lines)+len(o.payload) >= limit {
+			w.packs = append(w.packs, pack{out: len(kept), lines: make([]byte, 0, 4<<10)})
+			k = &w.packs[len(w.packs)-1]
+			kept = append(kept, o)
+			p.steps[0].meter.send()
+		} else {
+			k.lines = append(k.lines, '\n')
+		}
+		k.lines = append(k.lines, o.payload...)
+		k.rows++
 	}
-	if k == nil || k.rows >= packRows || len(k.lines)+len(row) >= packBytes {
-		k = &pack{order: w.order, target: t, subject: subject, lines: make([]byte, 0, 4<<10)}
-		w.packs = append(w.packs, k)
+	w.outs = kept
+	for i := range w.packs {
+		w.outs[w.packs[i].out].payload = w.packs[i].lines
 	}
-	if k.rows > 0 {
-		k.lines = append(k.lines, '\n')
-	}
-	k.lines = append(k.lines, row...)
-	k.rows++
 }
 
 // record turns a batch into its commit record. It encodes the changed states, and gives the outputs their
@@ -166,10 +202,8 @@ func (p *Partition) record(w *work) (*proto.Record, error) {
 		w.keys, w.values = append(w.keys, k), append(w.values, v)
 	}
 	r.Keys, r.Values = w.keys, w.values
-	for _, k := range w.packs {
-		w.outs = append(w.outs, out{k.order, k.target, k.subject, k.lines})
-		p.steps[0].meter.send()
-	}
+	p.packOutputs(w)
+	p.enclose(w)
 	for i := range w.outs {
 		o := &w.outs[i]
 		b := block(r, o.target)

@@ -257,13 +257,14 @@ func (f fence) String() string { return fmt.Sprintf("%d %d %d", f.incarnation, f
 // partition.
 func (p *Partition) writeFence(ctx context.Context, t *target, end uint64) (from, sequence uint64, err error) {
 	subject := OutputFence(t.stream, p.name)
+	_, noted := mark(p.meta.Settled, t.name) // what a record says: the next owner knows no more than that
 	for try := 0; ; try++ {
 		var before uint64
 		own := fence{p.incarnation, p.meta.Epoch, end}
 		last, err := p.ports.Streams.LastOn(ctx, t.stream, subject)
 		switch {
 		case errors.Is(err, transport.ErrNotFound):
-			own.from = min(end, t.at)
+			own.from = min(end, noted)
 			if !t.attempted {
 				own.from = end
 			}
@@ -279,12 +280,12 @@ func (p *Partition) writeFence(ctx context.Context, t *target, end uint64) (from
 			if f.incarnation == own.incarnation && t.attempted {
 				own.from = f.from
 			}
-			own.from = max(own.from, t.at)
+			own.from = max(own.from, noted)
 		}
 		t.fence, err = p.ports.Streams.Append(ctx, t.stream, transport.Outgoing{Subject: subject,
 			Data: []byte(own.String()), Expect: &transport.Expect{Sequence: before}})
 		if err == nil {
-			return own.from, t.fence, nil
+			return max(own.from, t.at), t.fence, nil
 		}
 		if !errors.Is(err, transport.ErrFenced) && !errors.Is(err, transport.ErrDoubt) {
 			return 0, 0, fmt.Errorf("write the fence of %s: %w", t.stream, err)

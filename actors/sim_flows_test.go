@@ -278,7 +278,7 @@ func newPrograms(rng *rand.Rand) []*program {
 	body := func(p *program, n int) {
 		keyed := false
 		for i := range n {
-			in := instruction{name: fmt.Sprintf("s%d", i)}
+			in := instruction{name: fmt.Sprintf("%s_%d", p.name, i)}
 			switch k := rng.IntN(10); {
 			case k < 2:
 				in.kind, in.keeps = "check", rng.IntN(3) > 0
@@ -494,7 +494,11 @@ func (m *model) walk(p *program, i int, e simEvent) {
 			return
 		case "send":
 			for k := range e.copies {
-				m.check.Want("out "+p.name, fmt.Sprintf("%s by %s copy %d", memberOf(e.id, e.pass), in.name, k), e.chains()...)
+				x := e
+				if p.pack { // messages of many rows: only rows on one subject are in order
+					x.chain += fmt.Sprint(" on ", e.fields["user"])
+				}
+				m.check.Want("out "+p.name, fmt.Sprintf("%s by %s copy %d", memberOf(e.id, e.pass), in.name, k), x.chains()...)
 			}
 		case "save":
 			m.save(p, e)

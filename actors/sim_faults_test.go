@@ -1,0 +1,171 @@
+package actors
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/kisflow/kisflow/state"
+	memstate "github.com/kisflow/kisflow/state/memory"
+	"github.com/kisflow/kisflow/transport"
+	"github.com/kisflow/kisflow/transport/memory"
+)
+
+// faults tells whether anything may fail here and now.
+func (w *world) faults() bool { return !w.quiet && w.at != nil }
+
+// perhapsSteal lets another node take over the place of the partition that is in the middle of something.
+func (w *world) perhapsSteal(where string) {
+	if !w.faults() || w.nested || w.seat == nil || len(w.nodes) < 2 || w.rng.Float64() >= w.plan.steal {
+		return
+	}
+	w.nested = true
+	at, s := w.at, w.seat
+	other := w.nodes[(at.number+1)%len(w.nodes)]
+	w.say("stolen at %s: %s from node %d", where, s.place.name, at.number)
+	w.count["stolen in the middle"]++
+	w.open(s.place, other)
+	for range w.rng.IntN(12) {
+		w.deal(other, s.place.program, w.rng.IntN(2))
+		if o := s.place.owner; o != nil && o.node == other && o.opened {
+			w.work(o)
+		}
+	}
+	w.nested = false
+}
+
+// Before and After make the world the streams' and the objects' Faults.
+func (w *world) Before(op memory.Op, stream string) error {
+	if !w.faults() {
+		return nil
+	}
+	w.perhapsSteal(string(op))
+	if w.rng.Float64() < w.plan.crash/4 {
+		w.count["crash before "+string(op)]++
+		panic(Crash{fmt.Sprintf("before %s %s", op, stream)})
+	}
+	if w.rng.Float64() >= w.plan.errors {
+		return nil
+	}
+	switch op {
+	case memory.OpAppend, memory.OpAppendAll, memory.OpPublish:
+		switch w.rng.IntN(3) {
+		case 0:
+			w.count["late "+string(op)]++
+			w.say("late: %s %s", op, stream)
+			return memory.ErrLate
+		case 1:
+			w.count["doubt before "+string(op)]++
+			w.say("no answer, not done: %s %s", op, stream)
+			return transport.Refused(transport.ErrDoubt, "stream %s: %v", stream, errWorld)
+		}
+	}
+	w.count["refused "+string(op)]++
+	w.say("refused: %s %s", op, stream)
+	return fmt.Errorf("%s %s: %w", op, stream, errWorld)
+}
+
+// After: see Before.
+func (w *world) After(op memory.Op, stream string) error {
+	if !w.faults() {
+		return nil
+	}
+	w.perhapsSteal("after " + string(op))
+	if w.rng.Float64() < w.plan.crash/4 {
+		w.count["crash after "+string(op)]++
+		panic(Crash{fmt.Sprintf("after %s %s", op, stream)})
+	}
+	if w.rng.Float64() >= w.plan.errors {
+		return nil
+	}
+	switch op {
+	case memory.OpAppend, memory.OpAppendAll, memory.OpPublish:
+		w.count["doubt after "+string(op)]++
+		w.say("no answer, but done: %s %s", op, stream)
+		return transport.Refused(transport.ErrDoubt, "stream %s: %v", stream, errWorld)
+	}
+	return nil
+}
+
+// simStore is a node's store of one partition, as its disk lets it be.
+type simStore struct {
+	w       *world
+	s       *memstate.Store
+	corrupt bool
+}
+
+func (s *simStore) fault(op string) error {
+	w := s.w
+	if s.corrupt && op != "clear" {
+		return fmt.Errorf("%s: %w", op, state.ErrCorrupt)
+	}
+	if !w.faults() {
+		return nil
+	}
+	if w.rng.Float64() < w.plan.crash/4 {
+		w.count["crash before store "+op]++
+		panic(Crash{"before store " + op})
+	}
+	if w.rng.Float64() < w.plan.errors/4 {
+		w.count["store refused"]++
+		return fmt.Errorf("store: %s: %w", op, errWorld)
+	}
+	return nil
+}
+
+func (s *simStore) after(op string) {
+	if w := s.w; w.faults() {
+		w.perhapsSteal("after store " + op)
+		if w.rng.Float64() < w.plan.crash/4 {
+			w.count["crash after store "+op]++
+			panic(Crash{"after store " + op})
+		}
+	}
+}
+
+func (s *simStore) Get(key []byte) ([]byte, error) {
+	if err := s.fault("get"); err != nil {
+		return nil, err
+	}
+	return s.s.Get(key)
+}
+
+func (s *simStore) Install(changes []state.Change) error {
+	if err := s.fault("install"); err != nil {
+		return err
+	}
+	if err := s.s.Install(changes); err != nil {
+		return err
+	}
+	s.after("install")
+	return nil
+}
+
+func (s *simStore) Scan(from, to []byte, f func(key, value []byte) bool) error {
+	if err := s.fault("scan"); err != nil {
+		return err
+	}
+	return s.s.Scan(from, to, f)
+}
+
+func (s *simStore) Clear() error {
+	if err := s.fault("clear"); err != nil {
+		return err
+	}
+	s.corrupt = false
+	if err := s.s.Clear(); err != nil {
+		return err
+	}
+	s.after("clear")
+	return nil
+}
+
+// simStreams is a node's way to the streams.
+type simStreams struct {
+	transport.Streams
+	w *world
+}
+
+func parseSimState(b []byte) (s simState, err error) {
+	err = json.Unmarshal(b, &s)
+	return s, err
+}
