@@ -184,14 +184,18 @@ func (t Text) At(offset int) Pos {
 	if !ok || value != t.Value {
 		return t.Pos
 	}
-	return places[min(offset, len(places)-1)]
+	p := places[min(offset, len(places)-1)]
+	if p.Line < t.Pos.Line { // a blank line before a block's first word
+		return t.Pos
+	}
+	return p
 }
 
 // start returns the place of the text's first character.
 func (r *scalar) start() Pos {
 	switch r.style {
 	case singleQuoted, doubleQuoted:
-		return r.src.pos(r.line, r.column+1)
+		return r.src.pos(r.line, min(r.column, utf8.RuneCountInString(r.src.line(r.line)))+1)
 	case literal, folded:
 		for n := r.line + 1; n <= len(r.src.lines); n++ {
 			l := r.src.line(n)
