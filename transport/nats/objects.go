@@ -8,8 +8,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/kisflow/kisflow/transport"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -37,18 +39,36 @@ func NewObjects(c *Conn, bucket string) (*Objects, error) {
 	return &Objects{c: c, js: js, bucket: bucket}, nil
 }
 
+// insist calls f until it answers, within ctx and apiBudget: around a leader change or a new connection it does
+// not at first.
+func insist(ctx context.Context, f func() error) error {
+	give := time.Now().Add(apiBudget)
+	for attempt := 1; ; attempt++ {
+		err := f()
+		passing := errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrReconnectBufExceeded) ||
+			errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
+		if !passing || time.Now().After(give) || sleep(ctx, backoff(attempt, 50*time.Millisecond, time.Second)) != nil {
+			return err
+		}
+	}
+}
+
 func (o *Objects) open(ctx context.Context) (jetstream.ObjectStore, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.store != nil {
 		return o.store, nil
 	}
-	store, err := o.js.ObjectStore(ctx, o.bucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		store, err = o.js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
-			Bucket: o.bucket, Description: "snapshots of KisFlow's partitions", Storage: jetstream.FileStorage,
-		})
-	}
+	var store jetstream.ObjectStore
+	err := insist(ctx, func() (err error) {
+		store, err = o.js.ObjectStore(ctx, o.bucket)
+		if errors.Is(err, jetstream.ErrBucketNotFound) {
+			store, err = o.js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
+				Bucket: o.bucket, Description: "snapshots of KisFlow's partitions", Storage: jetstream.FileStorage,
+			})
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", o.bucket, err)
 	}
@@ -77,7 +97,11 @@ func (o *Objects) Get(ctx context.Context, name string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	got, err := store.Get(ctx, name)
+	var got jetstream.ObjectResult
+	err = insist(ctx, func() (err error) {
+		got, err = store.Get(ctx, name)
+		return err
+	})
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		return nil, transport.Refused(transport.ErrNotFound, "object %s", name)
 	}
@@ -110,7 +134,7 @@ func (o *Objects) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := store.Delete(ctx, name); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+	if err := insist(ctx, func() error { return store.Delete(ctx, name) }); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
 		return fmt.Errorf("delete object %s: %w", name, err)
 	}
 	return nil
@@ -122,7 +146,11 @@ func (o *Objects) List(ctx context.Context, prefix string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	infos, err := store.List(ctx)
+	var infos []*jetstream.ObjectInfo
+	err = insist(ctx, func() (err error) {
+		infos, err = store.List(ctx)
+		return err
+	})
 	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
 		return nil, fmt.Errorf("list objects: %w", err)
 	}
