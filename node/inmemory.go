@@ -358,9 +358,8 @@ func (s *sinkStreams) Publish(ctx context.Context, stream string, ms []transport
 	stored := make([]uint64, len(ms))
 	for i := range ms {
 		if err := s.output(ms[i].Subject, ms[i].Data); err != nil {
-			err = fmt.Errorf("output: %w", err)
-			s.failed(err)
-			return stored[:i], err
+			s.failed(fmt.Errorf("output: %w", err))
+			return stored[:i], transport.Refused(transport.ErrNotFound, "output") // which no partition tries again
 		}
 		s.outputs++
 		k.last++

@@ -347,7 +347,7 @@ func (b *Backend) SetFlow(ctx context.Context, name string, action api.Action) (
 	switch action {
 	case api.ActionPause:
 		f.State = api.StatePaused
-	case api.ActionResume:
+	case api.ActionResume, api.ActionResumeBeginning, api.ActionResumeNow:
 		f.State = api.StateRunning
 	case api.ActionDelete:
 		f.State = api.StateDeleted

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,6 +38,7 @@ func TestMain(m *testing.M) {
 //	exits CODE kisctl ARGS...   runs it and wants that exit code
 //	nats STREAM SUBJECT...      starts a JetStream server that the node names as its own, with a stream
 //	stored STREAM               puts into stdout what the stream holds: subject, then lines
+//	sorted FILE                 wants that stdout's lines, sorted, are the file's
 //	received                    puts into stdout what was published through the API
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -61,6 +63,7 @@ func TestScripts(t *testing.T) {
 			"stored":   stored,
 			"received": received,
 			"broken":   broken,
+			"sorted":   sorted,
 		},
 	})
 }
@@ -154,6 +157,17 @@ func streamMessages(t fataler, js jetstream.JetStream, name string) []*jetstream
 		out = append(out, m)
 	}
 	return out
+}
+
+func sorted(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: sorted FILE")
+	}
+	lines := strings.SplitAfter(ts.ReadFile("stdout"), "\n")
+	slices.Sort(lines)
+	if got, want := strings.Join(lines, ""), ts.ReadFile(args[0]); got != want {
+		ts.Fatalf("got:\n%swant:\n%s", got, want)
+	}
 }
 
 func stored(ts *testscript.TestScript, neg bool, args []string) {

@@ -58,7 +58,7 @@ func newRoot(a *app) *cobra.Command {
 	root.AddCommand(
 		newLint(a), newApply(a), newGet(a), newDescribe(a),
 		newSetFlow(a, api.ActionPause), newSetFlow(a, api.ActionResume), newSetFlow(a, api.ActionDelete),
-		newPublish(a), newTail(a), newState(a), newDeadLetters(a), newLag(a), newStatus(a), newDoctor(a), newVersion(a),
+		newPublish(a), newTail(a), newRun(a), newState(a), newDeadLetters(a), newLag(a), newStatus(a), newDoctor(a), newVersion(a),
 	)
 	group(root)
 	root.InitDefaultHelpCmd()
