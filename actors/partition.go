@@ -254,11 +254,11 @@ func (p *Partition) finish(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	seq, size, err := p.commit(ctx, r) // the fence: refused means that we own it no more
+	at, err := p.commit(ctx, r) // the fence: refused means that we own it no more
 	if err != nil {
 		return fmt.Errorf("partition %s: commit %d: %w", p.name, r.Number, err)
 	}
-	if err := p.install(r, seq, size); err != nil { // from here on a crash repeats only this and the next line
+	if err := p.install(r, at); err != nil { // from here on a crash repeats only this and the next line
 		return fmt.Errorf("partition %s: install commit %d: %w", p.name, r.Number, err)
 	}
 	p.clean(w)
@@ -313,16 +313,25 @@ func (p *Partition) fetch() (*work, int, error) {
 	return w, taken, nil
 }
 
+// logged is where a record is in the log: the sequences of its first and its last message, and its bytes.
+type logged struct {
+	first, last uint64
+	size        int
+}
+
 // commit writes one record. A time-out is settled by sending the same bytes again with the same expectation
 // until they are acknowledged or refused, and a refusal by reading the log's last record (P7).
-func (p *Partition) commit(ctx context.Context, r *proto.Record) (sequence uint64, size int, err error) {
+func (p *Partition) commit(ctx context.Context, r *proto.Record) (logged, error) {
 	b := proto.Seal(r)
+	at := func(last uint64) logged {
+		p.last = last
+		return logged{last - uint64(p.parts(len(b))) + 1, last, len(b)}
+	}
 	for try := 0; ; try++ {
-		sequence, err = p.append(ctx, b)
+		sequence, err := p.append(ctx, b)
 		switch {
 		case err == nil:
-			p.last = sequence
-			return sequence, len(b), nil
+			return at(sequence), nil
 		case errors.Is(err, transport.ErrFenced):
 			last, hash, rerr := p.lastRecord(ctx)
 			if rerr != nil {
@@ -330,16 +339,15 @@ func (p *Partition) commit(ctx context.Context, r *proto.Record) (sequence uint6
 				break
 			}
 			if hash == r.Hash && last > p.last {
-				p.last = last
-				return last, len(b), nil
+				return at(last), nil
 			}
 			p.owned = false
-			return 0, 0, fmt.Errorf("%w: its log stands at %d, ours ends at %d", ErrFenced, last, p.last)
+			return logged{}, fmt.Errorf("%w: its log stands at %d, ours ends at %d", ErrFenced, last, p.last)
 		case errors.Is(err, transport.ErrTooLarge), errors.Is(err, transport.ErrNotFound):
-			return 0, 0, err
+			return logged{}, err
 		}
 		if err := p.retry(ctx, try, "write to the log", err); err != nil {
-			return 0, 0, err
+			return logged{}, err
 		}
 	}
 }
@@ -360,8 +368,8 @@ func (p *Partition) retry(ctx context.Context, try int, what string, err error) 
 }
 
 // install makes a committed record part of the store and of what the partition knows.
-func (p *Partition) install(r *proto.Record, sequence uint64, size int) error {
-	p.absorb(r, sequence, size)
+func (p *Partition) install(r *proto.Record, at logged) error {
+	p.absorb(r, at)
 	changes := make([]state.Change, 0, len(r.Keys)+1)
 	for i, k := range r.Keys {
 		v := r.Values[i]
@@ -379,11 +387,11 @@ func (p *Partition) install(r *proto.Record, sequence uint64, size int) error {
 }
 
 // absorb takes over what a record says about positions, outputs and the partition itself.
-func (p *Partition) absorb(r *proto.Record, sequence uint64, size int) {
+func (p *Partition) absorb(r *proto.Record, at logged) {
 	m := &p.meta
 	m.Format, m.Partition = 1, p.name
-	m.Sequence, m.Epoch, m.Number, m.Revision, m.Time = sequence, r.Epoch, r.Number, r.Revision, r.Time
-	m.LogBytes += uint64(size)
+	m.Sequence, m.Epoch, m.Number, m.Revision, m.Time = at.last, r.Epoch, r.Number, r.Revision, r.Time
+	m.LogBytes += uint64(at.size)
 	for _, q := range r.Positions {
 		pos := findPosition(m.Positions, q.Input)
 		if pos == nil || pos.Created != q.Created {
@@ -407,7 +415,7 @@ func (p *Partition) absorb(r *proto.Record, sequence uint64, size int) {
 	for _, o := range r.Outputs {
 		m.Written = setMark(m.Written, o.Target, o.First+uint64(len(o.Payloads))-1, 0)
 		if m.Unsettled == 0 {
-			m.Unsettled = sequence
+			m.Unsettled = at.first // a record of many messages is read from its first one
 		}
 	}
 	if r.Kind == proto.Kind_SNAPSHOT {

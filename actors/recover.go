@@ -16,14 +16,16 @@ import (
 // partHeader numbers the messages of a record that is larger than one may be: "2/5".
 const partHeader = "Kisflow-Part"
 
+// parts is how many messages a record of so many bytes is.
+func (p *Partition) parts(size int) int { return max(1, (size+p.room()-1)/p.room()) }
+
 // append writes one record's bytes to the log with the fence.
 func (p *Partition) append(ctx context.Context, b []byte) (uint64, error) {
 	expect := &transport.Expect{Sequence: p.last}
-	limit := p.ports.Streams.MaxMessage() - 1024
-	if len(b) <= limit {
+	n, limit := p.parts(len(b)), p.room()
+	if n == 1 {
 		return p.ports.Streams.Append(ctx, p.stream, transport.Outgoing{Subject: p.subject, Data: b, Expect: expect})
 	}
-	n := (len(b) + limit - 1) / limit
 	ms := make([]transport.Outgoing, n)
 	for i := range ms {
 		ms[i] = transport.Outgoing{Subject: p.subject, Data: b[i*limit : min((i+1)*limit, len(b))],
@@ -204,7 +206,8 @@ func (p *Partition) replay(ctx context.Context, own uint64, progress Progress) e
 		from = min(from, p.meta.Unsettled)
 	}
 	next := uint64(0) // the number that the next record must have, once known
-	return p.readLog(ctx, from, own, func(r *proto.Record, seq uint64, size int) error {
+	return p.readLog(ctx, from, own, func(r *proto.Record, at logged) error {
+		seq := at.last
 		if next == 0 && seq > p.meta.Sequence && r.Number != p.meta.Number+1 || next != 0 && r.Number != next {
 			return fmt.Errorf("%w: record %d follows on %d", errOlder, r.Number, max(p.meta.Number, next))
 		}
@@ -216,7 +219,7 @@ func (p *Partition) replay(ctx context.Context, own uint64, progress Progress) e
 		if seq <= p.meta.Sequence {
 			return nil
 		}
-		if err := p.install(r, seq, size); err != nil {
+		if err := p.install(r, at); err != nil {
 			return err
 		}
 		for _, s := range r.Settled {
@@ -254,7 +257,7 @@ func (p *Partition) targetOf(name string) *target {
 }
 
 // readLog calls f for every record from a sequence up to and including another.
-func (p *Partition) readLog(ctx context.Context, from, to uint64, f func(r *proto.Record, seq uint64, size int) error) error {
+func (p *Partition) readLog(ctx context.Context, from, to uint64, f func(r *proto.Record, at logged) error) error {
 	if from > to {
 		return nil
 	}
@@ -264,6 +267,7 @@ func (p *Partition) readLog(ctx context.Context, from, to uint64, f func(r *prot
 	}
 	defer rd.Close()
 	var parts []byte
+	var first uint64
 	for {
 		ms, err := rd.Next(ctx, 256)
 		if err != nil {
@@ -274,6 +278,9 @@ func (p *Partition) readLog(ctx context.Context, from, to uint64, f func(r *prot
 		}
 		for _, m := range ms {
 			b := m.Data
+			if parts == nil {
+				first = m.Sequence
+			}
 			if part := m.Get(partHeader); part != "" {
 				var i, n int
 				if _, err := fmt.Sscanf(part, "%d/%d", &i, &n); err != nil {
@@ -291,7 +298,7 @@ func (p *Partition) readLog(ctx context.Context, from, to uint64, f func(r *prot
 			if err != nil {
 				return fmt.Errorf("%w: record at sequence %d of stream %s: %w", ErrDamagedLog, m.Sequence, p.stream, err)
 			}
-			if err := f(r, m.Sequence, len(b)); err != nil {
+			if err := f(r, logged{first, m.Sequence, len(b)}); err != nil {
 				return err
 			}
 			if m.Sequence >= to {
@@ -306,7 +313,7 @@ func (p *Partition) readLog(ctx context.Context, from, to uint64, f func(r *prot
 func (p *Partition) rebuild(ctx context.Context, own uint64, progress Progress) error {
 	var snapshots []*proto.Record
 	first := uint64(0)
-	err := p.readLog(ctx, 1, own, func(r *proto.Record, seq uint64, _ int) error {
+	err := p.readLog(ctx, 1, own, func(r *proto.Record, _ logged) error {
 		if first == 0 {
 			first = r.Number
 		}
@@ -351,9 +358,9 @@ func (p *Partition) Revise(ctx context.Context, f *Flow) error {
 	}
 	r := &proto.Record{Format: 1, Kind: proto.Kind_REVISION, Epoch: p.meta.Epoch, Number: p.meta.Number + 1,
 		Revision: f.Revision, Time: p.ports.Clock.Now().UnixNano()}
-	seq, size, err := p.commit(ctx, r)
+	at, err := p.commit(ctx, r)
 	if err == nil {
-		err = p.install(r, seq, size)
+		err = p.install(r, at)
 	}
 	if err == nil {
 		err = p.loadPending()

@@ -363,7 +363,7 @@ func newEvent(rng *rand.Rand, ps []*program, id int, now time.Time, mischief flo
 			} else {
 				acts = append(acts, "later", "later")
 			}
-			if in.kind != "batch" {
+			if in.kind != "batch" && in.kind != "save" {
 				acts = append(acts, "abort", "reuse", "nowhere")
 				acts = append(acts, "skip:"+p.steps[i+rng.IntN(len(p.steps)-i)].name)
 				if strings.HasSuffix(acts[len(acts)-1], ":"+in.name) {
@@ -495,6 +495,7 @@ func (m *model) walk(p *program, i int, e simEvent) {
 		case "send":
 			for k := range e.copies {
 				x := e
+				x.chain += " by " + in.name
 				if p.pack { // messages of many rows: only rows on one subject are in order
 					x.chain += fmt.Sprint(" on ", e.fields["user"])
 				}

@@ -457,7 +457,7 @@ func (w *world) publish() {
 	}
 	for range n {
 		if w.rng.Float64() < w.plan.mischief/4 {
-			payload.WriteString([]string{"no json", `{"id":`, `[1,2]`, `{"a":1,"a":2}`}[w.rng.IntN(4)] + "\n")
+			payload.WriteString([]string{"no json", `{"id":}`, `[1,2]`, `{"a":1,"a":2}`}[w.rng.IntN(4)] + "\n")
 			bad = append(bad, index)
 			index++
 			continue
@@ -762,7 +762,7 @@ func (w *world) revise() {
 		if len(must) > 0 {
 			kind = "list"
 		}
-		p.steps = slices.Insert(slices.Clone(p.steps), at, instruction{name: fmt.Sprintf("new%d", w.revision), kind: kind, must: must})
+		p.steps = slices.Insert(slices.Clone(p.steps), at, instruction{name: fmt.Sprintf("%s_new%d", p.name, w.revision), kind: kind, must: must, keeps: true})
 		p.note()
 		w.flows[i] = p.flow(&w.outside, w.revision, w.inputs[i])
 		w.say("program %s: %+v", p.name, *p)
@@ -940,7 +940,8 @@ func (w *world) checkPlaces(program int, row *kis.Row, position map[string]map[s
 func (w *world) checkLog(pl *place) (errs []error) {
 	p := pl.owner.p
 	var number, epoch uint64
-	err := p.readLog(context.Background(), 1, p.last, func(r *proto.Record, seq uint64, _ int) error {
+	err := p.readLog(context.Background(), 1, p.last, func(r *proto.Record, at logged) error {
+		seq := at.last
 		if number != 0 && r.Number != number+1 {
 			errs = append(errs, fmt.Errorf("%s: record %d at %d follows on %d", pl.name, r.Number, seq, number))
 		}

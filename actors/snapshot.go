@@ -51,11 +51,11 @@ func (p *Partition) Snapshot(ctx context.Context) error {
 	old := p.meta.SnapshotBefore
 	r := &proto.Record{Format: 1, Kind: proto.Kind_SNAPSHOT, Epoch: p.meta.Epoch, Number: p.meta.Number + 1,
 		Revision: p.flow.Revision, Time: p.ports.Clock.Now().UnixNano(), Snapshot: name, SnapshotSequence: at}
-	seq, n, err := p.commit(ctx, r)
+	logged, err := p.commit(ctx, r)
 	if err != nil {
 		return fmt.Errorf("partition %s: announce snapshot %s: %w", p.name, name, err)
 	}
-	if err := p.install(r, seq, n); err != nil {
+	if err := p.install(r, logged); err != nil {
 		return fmt.Errorf("partition %s: install the announcement of %s: %w", p.name, name, err)
 	}
 	return p.cut(ctx, old)
