@@ -398,6 +398,8 @@ func (p *Partition) callPile(ctx context.Context, w *work, s *step, rows []piled
 // errAfter marks an error that came after a call had succeeded: it is the partition's.
 type errAfter struct{ error }
 
+func (e errAfter) Unwrap() error { return e.error }
+
 func (p *Partition) callRows(ctx context.Context, w *work, s *step, key string, rows []piled) error {
 	c := new(kis.Call)
 	for _, r := range rows {

@@ -437,12 +437,23 @@ func (w *world) deal(n *simNode, program, input int) bool {
 	if err != nil {
 		w.say("node %d: deal %s: %v", n.number, in.Stream, err)
 		n.deals = slices.DeleteFunc(n.deals, func(d *simDeal) bool { return d.program == program && d.input == input })
-		if !errors.Is(err, errWorld) && !errors.Is(err, errCrashed) && !errors.Is(err, transport.ErrDoubt) {
+		switch {
+		case errors.Is(err, errWorld), errors.Is(err, errCrashed), errors.Is(err, transport.ErrDoubt):
+		case errors.Is(err, transport.ErrGap) && w.dropZombies(n, program):
+		default:
 			w.fail("deal %s: %v", in.Stream, err)
 		}
 		return true
 	}
 	return some
+}
+
+// dropZombies closes the partitions of a program on a node that have lost their place, and tells whether there
+// were any: what they have not read may be cut.
+func (w *world) dropZombies(n *simNode, program int) bool {
+	before := len(n.seats)
+	n.seats = slices.DeleteFunc(n.seats, func(s *seat) bool { return s.place.program == program && s.place.owner != s })
+	return len(n.seats) < before
 }
 
 // publish stores a message of some events in the entry.
