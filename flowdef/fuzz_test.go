@@ -103,7 +103,7 @@ func FuzzTextAt(f *testing.F) {
 		}
 		text := root.fields[0].val.asText()
 		last := text.Pos
-		for i := range min(len(text.Value), 200) {
+		for i := range min(len(text.Value), 100) {
 			p := text.At(i)
 			if p.Line < last.Line || p.Line == last.Line && p.Column < last.Column || p.Line > len(src.lines) {
 				t.Fatalf("%q: byte %d is at %v, before %v", text.Value, i, p, last)

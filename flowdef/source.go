@@ -288,29 +288,42 @@ func (w *walker) foldBreak() bool {
 	return true
 }
 
+// blanks goes over the blanks at the place. Those at the end of a line, or before a comment, make nothing: then
+// it is false.
+func (w *walker) blanks(comments bool) bool {
+	rest := strings.TrimLeft(w.rest, " \t")
+	if rest == "" || comments && rest[0] == '#' && rest != w.rest {
+		w.take(len(w.rest))
+		return false
+	}
+	for len(w.rest) > len(rest) {
+		w.emit(w.rest[:1], w.line, w.column)
+		w.take(1)
+	}
+	return true
+}
+
+func (w *walker) char() {
+	_, n := utf8.DecodeRuneInString(w.rest)
+	w.emit(w.rest[:n], w.line, w.column)
+	w.take(n)
+}
+
 func (w *walker) plain(max int) bool {
 	for w.value.Len() < max {
-		if strings.TrimRight(w.rest, " \t") == "" || strings.HasPrefix(strings.TrimLeft(w.rest, " \t"), "#") && w.column > 1 && strings.TrimLeft(w.rest, " \t") != w.rest {
-			w.take(len(w.rest))
-			if !w.foldBreak() {
-				return false
-			}
-			continue
+		if w.blanks(w.column > 1) {
+			w.char()
+		} else if !w.foldBreak() {
+			return false
 		}
-		_, n := utf8.DecodeRuneInString(w.rest)
-		w.emit(w.rest[:n], w.line, w.column)
-		w.take(n)
 	}
 	return true
 }
 
 func (w *walker) quoted(quote byte, max int) bool {
 	w.take(1)
-	for {
-		if w.value.Len() > max {
-			return false
-		}
-		if strings.TrimRight(w.rest, " \t") == "" {
+	for w.value.Len() <= max {
+		if !w.blanks(false) {
 			if !w.foldBreak() {
 				return false
 			}
@@ -328,11 +341,10 @@ func (w *walker) quoted(quote byte, max int) bool {
 				return false
 			}
 		default:
-			_, n := utf8.DecodeRuneInString(w.rest)
-			w.emit(w.rest[:n], w.line, w.column)
-			w.take(n)
+			w.char()
 		}
 	}
+	return false
 }
 
 var escapes = map[byte]string{

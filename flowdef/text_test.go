@@ -3,6 +3,7 @@ package flowdef
 import (
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -84,6 +85,33 @@ func TestTextAt(t *testing.T) {
 				t.Errorf("beyond the end is %v", beyond)
 			}
 		})
+	}
+}
+
+// TestTextAtLong finds places in texts as long as a document may be, without going over blanks again and again.
+func TestTextAtLong(t *testing.T) {
+	for name, value := range map[string]string{
+		"plain": "a" + strings.Repeat(" ", 200_000) + "b", "single": "'" + strings.Repeat("a ", 50_000) + strings.Repeat(" ", 100_000) + "b'",
+		"double": `"` + strings.Repeat(` \x41`, 30_000) + `"`, "literal": "|-\n  " + strings.Repeat("a ", 100_000) + "b",
+	} {
+		src, fault := newSource("f", []byte("x: "+value+"\n"))
+		if fault != nil {
+			t.Fatal(fault)
+		}
+		var mistakes Mistakes
+		root := readDocument(src, src.documents()[0], &mistakes)
+		if root == nil {
+			t.Fatal(mistakes)
+		}
+		text := root.fields[0].val.asText()
+		start := time.Now()
+		last := text.At(len(text.Value) - 1)
+		if r := []rune(src.line(last.Line)); last.Column > len(r) || !strings.ContainsRune("bA\\", r[last.Column-1]) {
+			t.Errorf("%s: the last character is at %v", name, last)
+		}
+		if took := time.Since(start); took > 5*time.Second { // some milliseconds on a quiet machine
+			t.Errorf("%s: took %v", name, took)
+		}
 	}
 }
 
