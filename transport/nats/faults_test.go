@@ -402,6 +402,26 @@ func TestLaterOnesStored(t *testing.T) {
 	t.Logf("%d of 20 rounds in doubt", doubts)
 }
 
+// TestNoMessagesOfADeletedStream makes and deletes a stream faster than the server removes its files.
+func TestNoMessagesOfADeletedStream(t *testing.T) {
+	_, s, _ := through(t, StreamsOptions{})
+	for round := range 30 {
+		if err := s.Delete(t.Context(), "S"); err != nil {
+			t.Fatal(err)
+		}
+		info, err := s.Ensure(t.Context(), transport.Config{Name: "S", Subjects: []string{"s.>"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Messages != 0 || info.Last != 0 {
+			t.Fatalf("round %d: a new stream is %+v", round, info)
+		}
+		if _, err := s.Publish(t.Context(), "S", numbered(40)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestDuplicateIDsInBatches(t *testing.T) {
 	s := embed(t, Options{})
 	defer s.Shutdown()

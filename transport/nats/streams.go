@@ -120,11 +120,12 @@ type streamInfo struct {
 	Config  streamConfig `json:"config"`
 	Created time.Time    `json:"created"`
 	State   struct {
-		Messages  uint64 `json:"messages"`
-		Bytes     int64  `json:"bytes"`
-		First     uint64 `json:"first_seq"`
-		Last      uint64 `json:"last_seq"`
-		Consumers int    `json:"consumer_count"`
+		Messages  uint64    `json:"messages"`
+		Bytes     int64     `json:"bytes"`
+		First     uint64    `json:"first_seq"`
+		FirstTime time.Time `json:"first_ts"`
+		Last      uint64    `json:"last_seq"`
+		Consumers int       `json:"consumer_count"`
 	} `json:"state"`
 }
 
@@ -142,6 +143,13 @@ func (s *streamInfo) info() transport.Info {
 		info.First = info.Last + 1
 	}
 	return info
+}
+
+// haunted tells whether a stream that was made just now holds messages of an earlier one: when a stream is
+// deleted while the files of the one before are still being removed, the server (2.15.2) cannot move its files
+// away, and the next stream of that name finds them.
+func (s *streamInfo) haunted() bool {
+	return s.State.Messages > 0 && s.State.FirstTime.Before(s.Created)
 }
 
 // lossy says why a stream may discard messages that nobody has read, or "".
@@ -207,8 +215,20 @@ func (t *Streams) ensure(ctx context.Context, c transport.Config) (*streamInfo, 
 		}
 		var made streamInfo
 		err = t.c.api(ctx, "STREAM.CREATE."+c.Name, config, &made)
-		if err == nil {
+		if err == nil && !made.haunted() {
 			return &made, nil
+		}
+		if err == nil {
+			if attempt > 8 {
+				return nil, fmt.Errorf("made anew, it holds %d messages of a deleted stream of that name", made.State.Messages)
+			}
+			if err := t.Delete(ctx, c.Name); err != nil {
+				return nil, err
+			}
+			if err := sleep(ctx, backoff(attempt, 20*time.Millisecond, time.Second)); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		var refused *apiError
 		if attempt > 4 || !errors.As(err, &refused) || refused.ErrCode != codeStreamNameInUse && refused.ErrCode != codeStreamCreate {
