@@ -164,18 +164,24 @@ func (p *Partition) unpile(ctx context.Context, w *work) error {
 
 // walk takes a row from a step on to where it ends or leaves the partition.
 func (p *Partition) walk(ctx context.Context, w *work, row *kis.Row, meta *kis.Meta, i, jumps int) error {
+	var buf [96]byte
+	var known []byte // the key that was computed last,
+	var of *kis.Row  // for this row
+	var stage string // and this stage
+	var to int       // and where it belongs
 	for i < len(p.steps) {
 		s := &p.steps[i]
-		var buf [96]byte
 		var key []byte
 		if s.keyed {
-			var err error
-			if key, err = kis.AppendKey(buf[:0], row, s.Must); err != nil {
-				p.setAside(w, s, row, meta, err, 0)
-				return nil
+			if row != of || s.stage != stage {
+				var err error
+				if known, err = kis.AppendKey(buf[:0], row, s.Must); err != nil {
+					p.setAside(w, s, row, meta, err, 0)
+					return nil
+				}
+				of, stage, to = row, s.stage, partitionOf(slotOf(known), p.opt.Partitions)
 			}
-			slot := slotOf(key)
-			to := partitionOf(slot, p.opt.Partitions)
+			key = known
 			if !s.here || to != p.number {
 				p.handOff(w, s, to, row, meta, jumps)
 				return nil
@@ -299,11 +305,7 @@ func (p *Partition) call(ctx context.Context, w *work, s *step, c *kis.Call, key
 	c.Context, c.Now, c.Revision = ctx, w.now, p.flow.Revision
 	if !s.traits.Stateful {
 		if s.keyed {
-			k, err := kis.KeyFromCanonical(s.Must, string(key))
-			if err != nil {
-				return err
-			}
-			c.Key = k
+			c.Key = kis.TrustedKey(s.Must, string(key))
 		}
 		return s.handle(p.ports.Clock, c)
 	}

@@ -38,6 +38,8 @@ type cache struct {
 	byID  map[string]*instance // by appendInstanceKey without its kind: slot, step, key
 	ring  []*instance
 	hand  int
+	// complete: every key that has a state is in memory, so the store need not be asked for one that is not.
+	complete bool
 }
 
 // instance returns a step's instance for a key: from memory, or activated from the store.
@@ -49,16 +51,16 @@ func (p *Partition) instance(s *step, key []byte) (*instance, error) {
 		in.recent = true
 		return in, nil
 	}
-	k, err := kis.KeyFromCanonical(s.Must, string(key))
-	if err != nil {
-		return nil, err
+	in := &instance{step: s.index, id: string(storeKey), slot: slot, recent: true}
+	in.key = kis.TrustedKey(s.Must, in.id[len(in.id)-len(key):])
+	k := in.key
+	var b, encoded []byte
+	var err error
+	if !p.instances.complete {
+		if b, err = p.ports.Store.Get(storeKey); err != nil {
+			return nil, fmt.Errorf("%w: activate %s %s: %w", errStore, s.Name, k, err)
+		}
 	}
-	b, err := p.ports.Store.Get(storeKey)
-	if err != nil {
-		return nil, fmt.Errorf("%w: activate %s %s: %w", errStore, s.Name, k, err)
-	}
-	in := &instance{step: s.index, key: k, id: string(storeKey), slot: slot, recent: true}
-	var encoded []byte
 	if b != nil {
 		var v proto.Value
 		if err := proto.ParseValue(b, &v); err != nil {
@@ -133,6 +135,7 @@ func (c *cache) shrink() {
 		c.ring[c.hand], c.ring[last] = c.ring[last], nil
 		c.ring = c.ring[:last]
 		delete(c.byID, in.id)
+		c.complete = false
 		c.bytes -= in.bytes
 		looked = 0
 	}

@@ -173,7 +173,23 @@ func (p *Partition) recover(ctx context.Context, progress Progress) error {
 		return fmt.Errorf("%w: reading the log ended at %d of epoch %d, our epoch record is at %d of %d",
 			ErrFenced, p.meta.Sequence, p.meta.Epoch, own, epoch)
 	}
+	if err := p.lookForStates(); err != nil {
+		return err
+	}
 	return p.loadPending()
+}
+
+// lookForStates finds out whether the store holds the state of any key.
+func (p *Partition) lookForStates() error {
+	p.instances.complete = true
+	err := p.ports.Store.Scan([]byte{stateKind}, []byte{stateKind + 1}, func(_, _ []byte) bool {
+		p.instances.complete = false
+		return false
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", errStore, err)
+	}
+	return nil
 }
 
 // errOlder: the store ends before the log begins, or does not fit it.
@@ -361,6 +377,9 @@ func (p *Partition) Revise(ctx context.Context, f *Flow) error {
 	at, err := p.commit(ctx, r)
 	if err == nil {
 		err = p.install(r, at)
+	}
+	if err == nil {
+		err = p.lookForStates()
 	}
 	if err == nil {
 		err = p.loadPending()

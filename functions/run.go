@@ -49,17 +49,17 @@ type emit struct {
 	expr *program
 }
 
-// emitted makes a row of what the frame shows. room is used again.
-func emitted(f *frame, emits []emit, room []kis.Field) (*kis.Row, []kis.Field, error) {
-	room = room[:0]
+// emitted makes a row of what the frame shows.
+func emitted(f *frame, emits []emit, b *kis.Builder) (*kis.Row, error) {
+	b.Begin()
 	for i := range emits {
 		v, err := emits[i].expr.run(f)
 		if err != nil {
-			return nil, room, err
+			return nil, err
 		}
-		room = append(room, kis.Field{Name: emits[i].name, Value: v})
+		b.Add(emits[i].name, v)
 	}
-	return kis.NewRow(room...), room, nil
+	return b.End(), nil
 }
 
 // stateField is one compiled field of a state.
@@ -81,7 +81,7 @@ type calculator struct {
 	init   []kis.Value
 	names  []string // of the fields, as they stand in JSON: with quotes and colon
 	next   []kis.Value
-	room   []kis.Field
+	build  kis.Builder
 }
 
 func openCalculator(f *frame, fields []stateField, emits []emit, when *program) (*calculator, error) {
@@ -172,7 +172,7 @@ func (r *calculator) Handle(c *kis.Call) error {
 	if r.emits != nil {
 		f.state = r.next
 		var err error
-		if out, r.room, err = emitted(f, r.emits, r.room); err != nil {
+		if out, err = emitted(f, r.emits, &r.build); err != nil {
 			return err
 		}
 	}
@@ -186,7 +186,6 @@ func (r *calculator) Handle(c *kis.Call) error {
 // done lets go of the row that was handled.
 func (r *calculator) done() {
 	r.frame.hide()
-	clear(r.room)
 	clear(r.next)
 }
 
@@ -216,7 +215,7 @@ type expander struct {
 	subject subject
 	emits   []emit // nil: the row itself is sent
 	when    *program
-	room    []kis.Field
+	build   kis.Builder
 }
 
 func (r *expander) Handle(c *kis.Call) error {
@@ -237,7 +236,7 @@ func (r *expander) Handle(c *kis.Call) error {
 	}
 	out := row
 	if r.emits != nil {
-		if out, r.room, err = emitted(f, r.emits, r.room); err != nil {
+		if out, err = emitted(f, r.emits, &r.build); err != nil {
 			return err
 		}
 	}
@@ -249,5 +248,4 @@ func (r *expander) Handle(c *kis.Call) error {
 // done lets go of the row that was handled.
 func (r *expander) done() {
 	r.frame.hide()
-	clear(r.room)
 }
