@@ -431,9 +431,7 @@ func (m *model) walk(p *program, i int, e simEvent) {
 				m.dead(p, in.name, &e, "no key")
 				return
 			}
-			if !strings.Contains(e.chain, "|"+key+"|") {
-				e.chain += "|" + key + "|"
-			}
+			e.chain += " | " + key
 		}
 		what, rest, _ := strings.Cut(e.do[in.name], ":")
 		switch what {

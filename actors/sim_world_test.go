@@ -439,7 +439,7 @@ func (w *world) deal(n *simNode, program, input int) bool {
 		n.deals = slices.DeleteFunc(n.deals, func(d *simDeal) bool { return d.program == program && d.input == input })
 		switch {
 		case errors.Is(err, errWorld), errors.Is(err, errCrashed), errors.Is(err, transport.ErrDoubt):
-		case errors.Is(err, transport.ErrGap) && w.dropZombies(n, program):
+		case errors.Is(err, transport.ErrGap) && w.hasRead(n, program, input): // it starts again behind the cut
 		default:
 			w.fail("deal %s: %v", in.Stream, err)
 		}
@@ -448,12 +448,20 @@ func (w *world) deal(n *simNode, program, input int) bool {
 	return some
 }
 
-// dropZombies closes the partitions of a program on a node that have lost their place, and tells whether there
-// were any: what they have not read may be cut.
-func (w *world) dropZombies(n *simNode, program int) bool {
-	before := len(n.seats)
+// hasRead tells whether all partitions of a program on a node have read what is cut from an input. Those that have
+// lost their place need not; they are closed.
+func (w *world) hasRead(n *simNode, program, input int) bool {
 	n.seats = slices.DeleteFunc(n.seats, func(s *seat) bool { return s.place.program == program && s.place.owner != s })
-	return len(n.seats) < before
+	quiet := w.quiet
+	w.quiet = true
+	defer func() { w.quiet = quiet }()
+	info, err := w.streams.Info(context.Background(), w.inputs[program][input].Stream)
+	if err != nil {
+		return false
+	}
+	return !slices.ContainsFunc(n.seats, func(s *seat) bool {
+		return s.place.program == program && s.opened && s.p.Sequence(input)+1 < info.First
+	})
 }
 
 // publish stores a message of some events in the entry.
