@@ -274,7 +274,11 @@ func (r *reader) read(n ast.Node, depth int) *node {
 		return r.fields(out, []*ast.MappingValueNode{n}, depth)
 	case *ast.SequenceNode:
 		out.kind = listNode
-		for _, v := range n.Values {
+		for i, v := range n.Values {
+			if dash := r.swallowed(n, i); dash != nil {
+				r.report(*dash, codeSyntax, "a list has an empty item", "write the item, or remove the dash")
+				return nil
+			}
 			item := r.joined(v)
 			if item == nil {
 				item = r.readValue(v, n.GetToken(), depth+1)
@@ -415,6 +419,31 @@ func (r *reader) glued(mv *ast.MappingValueNode) bool {
 		return false
 	}
 	return pos.Column < len(line) && !strings.ContainsRune(" \t,[]{}", line[pos.Column])
+}
+
+// swallowed tells whether an item of a list in lines is the mapping around the list: the parser reads on into
+// it where the last item is empty. It returns the place of the item's dash.
+func (r *reader) swallowed(n *ast.SequenceNode, i int) *Pos {
+	if n.IsFlowStyle || i >= len(n.Entries) || n.Entries[i].Start == nil || n.Values[i] == nil {
+		return nil
+	}
+	var first ast.Node
+	switch v := n.Values[i].(type) {
+	case *ast.MappingValueNode:
+		first = v.Key
+	case *ast.MappingNode:
+		if !v.IsFlowStyle && len(v.Values) > 0 {
+			first = v.Values[0].Key
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	dash, key := r.place(n.Entries[i].Start), r.place(first.GetToken())
+	if key.Line > dash.Line && key.Column <= dash.Column {
+		return &dash
+	}
+	return nil
 }
 
 // joined makes a text of an item of a list that the parser took apart at a colon, or nil.
