@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -36,6 +38,7 @@ func TestMain(m *testing.M) {
 // these commands:
 //
 //	exits CODE kisctl ARGS...   runs it and wants that exit code
+//	fault CODE kisctl ARGS...   the same in the test's own process: sooner, and for what reads no file
 //	nats STREAM SUBJECT...      starts a JetStream server that the node names as its own, with a stream
 //	stored STREAM               puts into stdout what the stream holds: subject, then lines
 //	sorted FILE                 wants that stdout's lines, sorted, are the file's
@@ -59,6 +62,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":    exits,
+			"fault":    fault,
 			"nats":     startNATS,
 			"stored":   stored,
 			"received": received,
@@ -81,10 +85,25 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	} else {
 		ts.Check(err)
 	}
-	if got != want {
-		ts.Fatalf("exit code %d, want %d", got, want)
+	checkExit(ts, got, want, ts.ReadFile("stderr"))
+}
+
+func fault(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: fault CODE kisctl args...")
 	}
-	message := ts.ReadFile("stderr")
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	var errs bytes.Buffer
+	got := run(context.Background(), append([]string{"--server", ts.Getenv("KISFLOW_SERVER")}, args[2:]...), strings.NewReader(""), ts.Stdout(), &errs)
+	io.Copy(ts.Stderr(), bytes.NewReader(errs.Bytes()))
+	checkExit(ts, got, want, errs.String())
+}
+
+func checkExit(ts *testscript.TestScript, got, want int, message string) {
+	if got != want {
+		ts.Fatalf("exit code %d, want %d: %s", got, want, message)
+	}
 	if want != 0 && (strings.Count(message, "kisctl: ") != 1 || !strings.HasSuffix(message, "\n")) {
 		ts.Fatalf("the error is not one line: %q", message)
 	}

@@ -21,7 +21,7 @@ func TestRunCounts(t *testing.T) {
 		Total int `json:"total"`
 		Max   int `json:"max"`
 	}
-	const n, users = 60_000, 997
+	const n, users = 20_000, 997
 	want := make(map[int]total)
 	var in bytes.Buffer
 	for i := range n {
