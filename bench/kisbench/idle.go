@@ -17,15 +17,14 @@ type rest struct {
 	IdleEmpty   float64 `json:"idle_core_percent"`           // no key yet, nothing to do
 	IdleKeys    float64 `json:"idle_core_percent_with_keys"` // all keys there, nothing to do
 	MemoryEmpty int64   `json:"memory_bytes"`
+	MemoryFew   int64   `json:"memory_bytes_with_a_fifth"` // of the keys
 	MemoryKeys  int64   `json:"memory_bytes_with_keys"`
 	StateBytes  float64 `json:"state_bytes_per_key"`
-	KeyBytes    float64 `json:"memory_bytes_per_idle_key"` // beyond its state
-	Ready       float64 `json:"restart_to_ready_s"`        // after kill -9
-	Recovered   float64 `json:"restart_to_output_s"`       // until the first new order's output was stored
+	KeyBytes    float64 `json:"memory_bytes_per_idle_key"`    // all that came with the keys, caches too, beyond their state
+	NextBytes   float64 `json:"memory_bytes_per_further_key"` // from a fifth of the keys to all of them, beyond their state
+	Ready       float64 `json:"restart_to_ready_s"`           // after kill -9
+	Recovered   float64 `json:"restart_to_output_s"`          // until the first new order's output was stored
 }
-
-// restUser is the user whose next order shows that a system has recovered.
-const restUser = 1
 
 // rest fills a system with keys, leaves it alone, and kills it.
 func (b *bench) rest(ctx context.Context, c setup, keys int, idle time.Duration) (rest, error) {
@@ -50,13 +49,15 @@ func (s *system) rest(ctx context.Context, keys int, idle time.Duration) (rest, 
 	if r.MemoryEmpty, err = resident(s.worker); err != nil {
 		return r, err
 	}
-	j := job{Spec: load.Spec{Events: keys, Users: keys, Seed: 7}, Pack: 100}
-	expect := j.Spec.Expect()
-	if _, err := s.throughput(ctx, j, expect); err != nil {
+	few := keys / 5
+	if _, err := s.fill(ctx, load.Spec{Events: few, Users: few, Seed: 7}, idle); err != nil {
 		return r, err
 	}
-	// The first quiet time is for what is done in the background after work.
-	if _, err := s.idle(ctx, 2*idle); err != nil {
+	if r.MemoryFew, err = resident(s.worker); err != nil {
+		return r, err
+	}
+	expect, err := s.fill(ctx, load.Spec{Events: keys - few, Users: keys - few, Seed: 8, After: int64(few)}, idle)
+	if err != nil {
 		return r, err
 	}
 	if r.IdleKeys, err = s.idle(ctx, idle); err != nil {
@@ -65,13 +66,24 @@ func (s *system) rest(ctx context.Context, keys int, idle time.Duration) (rest, 
 	if r.MemoryKeys, err = resident(s.worker); err != nil {
 		return r, err
 	}
-	for u := range min(1000, keys) {
-		t := expect.Final(int64(u + 1))
+	for u := range min(1000, keys-few) {
+		t := expect.Final(int64(few + u + 1))
 		r.StateBytes += float64(len(fmt.Sprintf(`{"count":%d,"total":%d,"max":%d}`, t.Count, t.Total, t.Max)))
 	}
-	r.StateBytes /= float64(min(1000, keys))
+	r.StateBytes /= float64(min(1000, keys-few))
 	r.KeyBytes = float64(r.MemoryKeys-r.MemoryEmpty)/float64(keys) - r.StateBytes
-	return r, s.recover(ctx, &r, expect.Final(restUser))
+	r.NextBytes = float64(r.MemoryKeys-r.MemoryFew)/float64(keys-few) - r.StateBytes
+	return r, s.recover(ctx, &r, expect.Final(int64(keys)))
+}
+
+// fill sends one order of each of a number of new users, and leaves the system alone for a while after it.
+func (s *system) fill(ctx context.Context, spec load.Spec, idle time.Duration) (*load.Expect, error) {
+	expect := spec.Expect()
+	if _, err := s.throughput(ctx, job{Spec: spec, Pack: 100}, expect); err != nil {
+		return nil, err
+	}
+	_, err := s.idle(ctx, 2*idle) // for what is done in the background after work
+	return expect, err
 }
 
 // idle is the share of a core, in percent, that a system uses though nothing happens.
@@ -105,7 +117,7 @@ func (s *system) recover(ctx context.Context, r *rest, before load.Total) error 
 	if err != nil {
 		return err
 	}
-	order := load.Order{User: restUser, ID: int64(r.Keys) + 1, Amount: 77}
+	order := load.Order{User: before.User, ID: int64(r.Keys) + 1, Amount: 77}
 	want := before
 	want.Add(order.Amount)
 	m := &nats.Msg{Subject: inSubject, Data: order.AppendJSON(nil, time.Now().UnixMilli())}

@@ -47,6 +47,11 @@ func (b *bench) throughput(ctx context.Context, c setup, j job) (run, error) {
 }
 
 func (s *system) throughput(ctx context.Context, j job, expect *load.Expect) (run, error) {
+	stream, err := s.outputs(ctx)
+	if err != nil {
+		return run{}, err
+	}
+	outputs := reader{s: s, next: stream.CachedInfo().State.LastSeq + 1}
 	m, err := startMeter(s)
 	if err != nil {
 		return run{}, err
@@ -54,7 +59,6 @@ func (s *system) throughput(ctx context.Context, j job, expect *load.Expect) (ru
 	if err := s.publisher(j).Publish(ctx, j.Spec); err != nil {
 		return run{}, fmt.Errorf("%w\n%s", err, s.worker.log)
 	}
-	outputs := reader{s: s, next: 1}
 	for {
 		last, err := s.settled(ctx)
 		if err != nil {

@@ -10,7 +10,7 @@ import (
 // Expect knows what must come out of a Spec's orders, and follows what does.
 type Expect struct {
 	spec   Spec
-	first  []int32 // first[u] is where the orders of user u+1 start in amount and place
+	first  []int32 // first[u] is where the orders of user After+u+1 start in amount and place
 	amount []int32 // of a user's orders, in order
 	place  []int32 // of the same orders in the Spec's sequence
 	now    []Total // of each user, after the outputs seen so far
@@ -26,11 +26,11 @@ func (s Spec) Expect() *Expect {
 		if !ok {
 			break
 		}
-		e.first[o.User]++
+		e.first[o.User-s.After]++
 	}
 	for u := range s.Users {
 		e.first[u+1] += e.first[u]
-		e.now[u].User = int64(u) + 1
+		e.now[u].User = s.After + int64(u) + 1
 	}
 	at := append([]int32(nil), e.first...)
 	for i, src := 0, s.Source(); ; i++ {
@@ -38,8 +38,9 @@ func (s Spec) Expect() *Expect {
 		if !ok {
 			return e
 		}
-		e.amount[at[o.User-1]], e.place[at[o.User-1]] = int32(o.Amount), int32(i)
-		at[o.User-1]++
+		u := o.User - s.After - 1
+		e.amount[at[u]], e.place[at[u]] = int32(o.Amount), int32(i)
+		at[u]++
 	}
 }
 
@@ -71,11 +72,11 @@ func (e *Expect) Output(line []byte) int {
 			return -1
 		}
 	}
-	if got.User < 1 || got.User > int64(e.spec.Users) {
+	u := got.User - e.spec.After - 1
+	if u < 0 || u >= int64(e.spec.Users) {
 		e.wrong("output %s: there is no such user", line)
 		return -1
 	}
-	u := got.User - 1
 	at := e.first[u] + int32(e.now[u].Count)
 	if at == e.first[u+1] {
 		e.wrong("output %s: the user has %d orders only", line, e.now[u].Count)
@@ -113,7 +114,7 @@ func (e *Expect) Users() int {
 // Final is what a user's totals must be in the end.
 func (e *Expect) Final(user int64) Total {
 	t := Total{User: user}
-	for i := e.first[user-1]; i < e.first[user]; i++ {
+	for i := e.first[user-e.spec.After-1]; i < e.first[user-e.spec.After]; i++ {
 		t.Add(int64(e.amount[i]))
 	}
 	return t

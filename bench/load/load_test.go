@@ -32,7 +32,7 @@ func outputs(t *testing.T, s Spec) [][]byte {
 }
 
 func TestExpectAccepts(t *testing.T) {
-	for _, s := range []Spec{{Events: 5000, Users: 100, Skew: 1.1, Seed: 1}, {Events: 1000, Users: 1000}, {Events: 3, Users: 1, Seed: 9}} {
+	for _, s := range []Spec{{Events: 5000, Users: 100, Skew: 1.1, Seed: 1}, {Events: 1000, Users: 1000}, {Events: 3, Users: 1, Seed: 9}, {Events: 500, Users: 60, After: 1000}} {
 		e := s.Expect()
 		for i, line := range outputs(t, s) {
 			if place := e.Output(line); place != i {

@@ -15,6 +15,7 @@ type Spec struct {
 	Users  int     // of how many users; at least 1
 	Skew   float64 // Zipf's exponent, above 1; 0: every user in turn
 	Seed   uint64  // another seed, another sequence
+	After  int64   // users are numbered from After+1 on
 }
 
 // Order is one event.
@@ -46,9 +47,9 @@ func (s *Source) Next() (Order, bool) {
 	}
 	o := Order{ID: int64(s.next) + 1}
 	if s.zipf != nil {
-		o.User = int64(s.zipf.Uint64()) + 1
+		o.User = s.spec.After + int64(s.zipf.Uint64()) + 1
 	} else {
-		o.User = int64(s.next%s.spec.Users) + 1
+		o.User = s.spec.After + int64(s.next%s.spec.Users) + 1
 	}
 	o.Amount = 1 + s.rng.Int64N(100_000)
 	s.next++
