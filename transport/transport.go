@@ -120,6 +120,8 @@ type Streams interface {
 	// Publish stores messages in order, each for itself, as fast as the stream takes them. It returns the
 	// sequences of those, from the first on, that are known to be stored: of all of them if err is nil.
 	// A message's Expect must be one that the other messages of the call leave true.
+	// Where err wraps ErrDoubt any of the others may be stored too, and not only a leading part of them: who
+	// reads the stream to settle it must look at each.
 	Publish(ctx context.Context, stream string, ms []Outgoing) (stored []uint64, err error)
 
 	// LastOn returns the last message on a subject, as its stream's leader has it, or ErrNotFound.

@@ -368,38 +368,60 @@ func TestReaderAsksOnlyForWhatFits(t *testing.T) {
 	}
 }
 
-// TestLaterOnesStored refuses a large message in the middle, behind which small ones may get in.
-func TestLaterOnesStored(t *testing.T) {
-	_, s, _ := through(t, StreamsOptions{})
-	doubts := 0
-	for round := range 20 {
-		if err := s.Delete(t.Context(), "S"); err != nil {
-			t.Fatal(err)
-		}
-		ensure(t, s, transport.Config{Name: "S", Subjects: []string{"s.>"}, MaxBytes: 10_000, DiscardNew: true})
-		ms := numbered(40)
-		ms[3].Data = make([]byte, 20_000)
-		seqs, err := s.Publish(t.Context(), "S", ms)
-		if len(seqs) != 3 || err == nil {
-			t.Fatalf("round %d: %d known to be stored, error %v", round, len(seqs), err)
-		}
-		info, err2 := s.Info(t.Context(), "S")
-		if err2 != nil {
-			t.Fatal(err2)
-		}
-		switch {
-		case errors.Is(err, transport.ErrDoubt):
-			doubts++
-			if info.Messages == 3 {
-				t.Errorf("round %d: in doubt, though no later message was stored", round)
+// TestRefusedInTheMiddle refuses a large message in the middle, behind which small ones might get in.
+func TestRefusedInTheMiddle(t *testing.T) {
+	limited := streamConfig{Name: "S", Subjects: []string{"s.>"}, Retention: "limits", Storage: "file", MaxMsgs: -1, MaxBytes: 10_000,
+		MaxConsumers: -1, MaxMsgsPer: -1, MaxMsgSize: -1, Replicas: 1, Discard: "new", AllowAtomic: true}
+	for _, c := range []struct {
+		name   string
+		change func(*streamConfig)
+		known  int // to be stored
+		sees   bool
+		want   error
+	}{
+		{"in a batch", func(*streamConfig) {}, 0, true, transport.ErrFull},
+		{"one by one", func(c *streamConfig) { c.AllowAtomic = false }, 3, true, transport.ErrFull},
+		{"by a limit of the size", func(c *streamConfig) { c.AllowAtomic, c.MaxBytes, c.MaxMsgSize = false, -1, 10_000 }, 3, true, transport.ErrTooLarge},
+		{"by limits that came later", func(*streamConfig) {}, 3, false, nil}, // mostly in doubt
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := embed(t, Options{})
+			defer s.Shutdown()
+			conn := connect(t, ConnectOptions{Server: s})
+			streams := NewStreams(conn, StreamsOptions{})
+			config := limited
+			c.change(&config)
+			free := config
+			free.MaxBytes = -1
+			if err := conn.api(t.Context(), "STREAM.CREATE.S", free, nil); err != nil {
+				t.Fatal(err)
 			}
-		case !errors.Is(err, transport.ErrFull):
-			t.Errorf("round %d: %v", round, err)
-		case info.Messages != 3:
-			t.Errorf("round %d: %d messages are stored and it is not called doubt", round, info.Messages)
-		}
+			if _, err := streams.Info(t.Context(), "S"); err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.api(t.Context(), "STREAM.UPDATE.S", config, nil); err != nil {
+				t.Fatal(err)
+			}
+			if c.sees {
+				if _, err := streams.Info(t.Context(), "S"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ms := numbered(40)
+			ms[3].Data = make([]byte, 20_000)
+			seqs, err := streams.Publish(t.Context(), "S", ms)
+			if len(seqs) != c.known || err == nil || c.want != nil && !errors.Is(err, c.want) {
+				t.Errorf("%d known to be stored, error %v; want %d and %v", len(seqs), err, c.known, c.want)
+			}
+			info, err2 := streams.Info(t.Context(), "S")
+			if err2 != nil {
+				t.Fatal(err2)
+			}
+			if more := int(info.Messages) > c.known; more != errors.Is(err, transport.ErrDoubt) {
+				t.Errorf("%d messages are stored, %d known, error %v", info.Messages, c.known, err)
+			}
+		})
 	}
-	t.Logf("%d of 20 rounds in doubt", doubts)
 }
 
 // TestNoMessagesOfADeletedStream makes and deletes a stream faster than the server removes its files.

@@ -174,7 +174,7 @@ func TestEmbedRefuses(t *testing.T) {
 	}{
 		{Options{}, "Dir is empty"},
 		{Options{Dir: t.TempDir(), MaxPayload: 100}, "MaxPayload is 100"},
-		{Options{Dir: t.TempDir(), Listen: "nonsense"}, "Listen"},
+		{Options{Dir: t.TempDir(), Listen: "nonsense"}, "listen address"},
 		{Options{Dir: t.TempDir(), Listen: "127.0.0.1:99999"}, "port"},
 		{Options{Dir: t.TempDir(), Listen: taken.Addr().String()}, "in use"},
 		{Options{Dir: file}, "not a directory"},

@@ -245,11 +245,10 @@ func number(b []byte) (n uint64, ok bool) {
 
 // outgoing writes messages for nats.go; it keeps one message and one header map for all of them.
 type outgoing struct {
-	msg     nats.Msg
-	values  [5][1]string
-	subject string // whose sequence is in expect
-	at      uint64
-	expect  string
+	msg    nats.Msg
+	values [5][1]string // of our headers
+	at     uint64       // the sequence that expect is
+	expect string
 }
 
 func (o *outgoing) set(place int, name, value string) {
@@ -282,7 +281,7 @@ func (o *outgoing) fence(e *transport.Expect) {
 
 // Append implements transport.Streams.
 func (t *Streams) Append(ctx context.Context, stream string, m transport.Outgoing) (uint64, error) {
-	seqs, err := t.singles(ctx, stream, []transport.Outgoing{m})
+	seqs, err := t.singles(ctx, stream, []transport.Outgoing{m}, 1)
 	if err != nil {
 		return 0, err
 	}
@@ -295,17 +294,20 @@ func (t *Streams) Publish(ctx context.Context, stream string, ms []transport.Out
 		return nil, nil
 	}
 	if len(ms) == 1 {
-		return t.singles(ctx, stream, ms)
+		return t.singles(ctx, stream, ms, 1)
 	}
 	k, err := t.kind(ctx, stream)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", stream, err)
 	}
-	if !k.atomic || !t.opt.SyncAlways && !k.replicated {
-		return t.singles(ctx, stream, ms)
+	switch {
+	case !k.atomic && (k.replicated || k.bounded):
+		return t.singles(ctx, stream, ms, 1)
+	case !k.atomic || !t.opt.SyncAlways && !k.replicated && !k.bounded:
+		return t.singles(ctx, stream, ms, t.opt.Window)
 	}
-	// One sync covers a batch; and where there are replicas, fenced messages are not taken singly while others
-	// are on their way.
+	// One sync covers a batch. Where there are replicas, fenced messages are not taken singly while others are
+	// on their way; where there are limits, none may get in behind one that was refused.
 	stored := make([]uint64, 0, len(ms))
 	for len(ms) > 0 {
 		n, bytes := 0, 0
@@ -322,7 +324,7 @@ func (t *Streams) Publish(ctx context.Context, stream string, ms []transport.Out
 			}
 		case errors.As(err, &refused) && (refused.ErrCode == codeBatchDuplicate || refused.ErrCode == codeBatchDisabled):
 			// Some are stored already, which only single messages are told. Or the stream was replaced.
-			seqs, err := t.singles(ctx, stream, ms[:n])
+			seqs, err := t.singles(ctx, stream, ms[:n], 1)
 			stored = append(stored, seqs...)
 			if err != nil {
 				return stored, err
@@ -335,8 +337,8 @@ func (t *Streams) Publish(ctx context.Context, stream string, ms []transport.Out
 	return stored, nil
 }
 
-// singles publishes messages one after another, each for itself.
-func (t *Streams) singles(ctx context.Context, stream string, ms []transport.Outgoing) ([]uint64, error) {
+// singles publishes messages one after another, each for itself, at most window of them on their way.
+func (t *Streams) singles(ctx context.Context, stream string, ms []transport.Outgoing, window int) ([]uint64, error) {
 	if err := t.fit(stream, ms); err != nil {
 		return nil, err
 	}
@@ -346,7 +348,7 @@ func (t *Streams) singles(ctx context.Context, stream string, ms []transport.Out
 	var stored []uint64
 	give := time.Now().Add(writeBudget)
 	for attempt := 1; ; attempt++ {
-		seqs, err := t.pipeline(ctx, ms[len(stored):])
+		seqs, err := t.pipeline(ctx, ms[len(stored):], window)
 		if stored == nil {
 			stored = seqs
 		} else {
@@ -389,7 +391,7 @@ func (t *Streams) again(ctx context.Context, stream string, err error, attempt i
 
 // pipeline sends messages and waits for all answers. It returns the sequences of the leading ones that are
 // stored. Its error wraps ErrDoubt unless nothing behind these is stored.
-func (t *Streams) pipeline(ctx context.Context, ms []transport.Outgoing) ([]uint64, error) {
+func (t *Streams) pipeline(ctx context.Context, ms []transport.Outgoing, window int) ([]uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -402,9 +404,9 @@ func (t *Streams) pipeline(ctx context.Context, ms []transport.Outgoing) ([]uint
 	)
 	o.msg.Reply = c.reply
 	for sent < len(ms) {
-		if sent >= t.opt.Window {
+		if sent >= window {
 			// Wake at half a window, so that one wakes the other once for many messages.
-			if stop = c.wait(ctx, sent-t.opt.Window/2, t.opt.AckTimeout, false); stop != nil {
+			if stop = c.wait(ctx, sent-window/2, t.opt.AckTimeout, false); stop != nil {
 				break
 			}
 		}

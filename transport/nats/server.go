@@ -74,7 +74,7 @@ func (o Options) validate() error {
 	}
 	if o.Listen != "" {
 		if _, _, err := hostPort(o.Listen); err != nil {
-			errs = append(errs, fmt.Errorf("Listen: %w", err))
+			errs = append(errs, fmt.Errorf("listen address: %w", err))
 		}
 	}
 	return errors.Join(errs...)

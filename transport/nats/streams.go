@@ -62,6 +62,7 @@ type Streams struct {
 type kind struct {
 	atomic     bool // takes atomic batches
 	replicated bool
+	bounded    bool // may refuse a message and take a smaller one behind it
 }
 
 // kind tells of a stream, by what was last heard of it.
@@ -76,7 +77,11 @@ func (t *Streams) kind(ctx context.Context, stream string) (kind, error) {
 	return info.kind(), nil
 }
 
-func (s *streamInfo) kind() kind { return kind{s.Config.AllowAtomic, s.Config.Replicas > 1} }
+func (s *streamInfo) kind() kind {
+	c := &s.Config
+	limits := c.Discard == "new" && (c.MaxBytes > 0 || c.MaxMsgs > 0 || c.MaxMsgsPer > 0)
+	return kind{atomic: c.AllowAtomic, replicated: c.Replicas > 1, bounded: limits || c.MaxMsgSize > 0}
+}
 
 var _ transport.Streams = (*Streams)(nil)
 
