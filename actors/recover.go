@@ -341,17 +341,24 @@ func (p *Partition) rebuild(ctx context.Context, own uint64, progress Progress) 
 	if err != nil {
 		return err
 	}
+	var fault error // a passing one: then people need not look
 	for i := len(snapshots) - 1; i >= -1; i-- {
 		p.reset()
 		if err := p.ports.Store.Clear(); err != nil {
 			return err
 		}
 		if i < 0 {
+			if first != 1 && fault != nil {
+				return fault
+			}
 			if first != 1 {
 				return fmt.Errorf("%w: no whole snapshot is left, and the log begins at record %d", ErrDamagedLog, first)
 			}
 		} else if err := p.restore(ctx, snapshots[i].Snapshot); err != nil {
 			p.ports.Logger.Warn("snapshot not usable", "partition", p.name, "snapshot", snapshots[i].Snapshot, "error", err)
+			if !errors.Is(err, errSnapshot) && !errors.Is(err, transport.ErrNotFound) && !errors.Is(err, transport.ErrCorrupt) {
+				fault = err
+			}
 			continue
 		}
 		return p.replay(ctx, own, progress)

@@ -146,6 +146,17 @@ func (r *snapshotReader) fill() {
 	}
 }
 
+// errSnapshot means that a snapshot is not what was written; reading it again does not help.
+var errSnapshot = errors.New("damaged snapshot")
+
+// snapshotFault tells a snapshot that ends too early from one that cannot be read just now.
+func snapshotFault(name string, err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: %s ends too early", errSnapshot, name)
+	}
+	return fmt.Errorf("snapshot %s: %w", name, err)
+}
+
 // readSnapshot calls f for every pair, and fails where the bytes are not those that were written.
 func (p *Partition) readSnapshot(ctx context.Context, name string, f func(key, value []byte) error) error {
 	o, err := p.ports.Objects.Get(ctx, name)
@@ -156,8 +167,11 @@ func (p *Partition) readSnapshot(ctx context.Context, name string, f func(key, v
 	r := bufio.NewReaderSize(o, 256<<10)
 	hash := xxhash.New()
 	magic := make([]byte, len(snapshotMagic))
-	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != snapshotMagic {
-		return fmt.Errorf("snapshot %s: not a snapshot of a known format", name)
+	if _, err := io.ReadFull(r, magic); err != nil {
+		return snapshotFault(name, err)
+	}
+	if string(magic) != snapshotMagic {
+		return fmt.Errorf("%w: %s: not of a known format", errSnapshot, name)
 	}
 	hash.Write(magic)
 	var head []byte
@@ -168,23 +182,27 @@ func (p *Partition) readSnapshot(ctx context.Context, name string, f func(key, v
 			v, err = binary.ReadUvarint(r)
 		}
 		if err == nil && (k > 64<<20 || v > 1<<30) {
-			err = errors.New("a length is damaged")
+			return fmt.Errorf("%w: %s: a length is damaged", errSnapshot, name)
 		}
 		if err != nil {
-			return fmt.Errorf("snapshot %s: %w", name, err)
+			return snapshotFault(name, err)
 		}
 		pair := make([]byte, k+v)
 		if _, err := io.ReadFull(r, pair); err != nil {
-			return fmt.Errorf("snapshot %s: %w", name, err)
+			return snapshotFault(name, err)
 		}
 		if k == 0 {
 			if v != 8 || binary.BigEndian.Uint64(pair) != hash.Sum64() {
-				return fmt.Errorf("snapshot %s: its checksum is another one", name)
+				return fmt.Errorf("%w: %s: its checksum is another one", errSnapshot, name)
 			}
-			if _, err := r.ReadByte(); err != io.EOF {
-				return fmt.Errorf("snapshot %s: bytes behind its end (%v)", name, err)
+			switch _, err := r.ReadByte(); err {
+			case io.EOF:
+				return nil
+			case nil:
+				return fmt.Errorf("%w: %s: bytes behind its end", errSnapshot, name)
+			default:
+				return snapshotFault(name, err)
 			}
-			return nil
 		}
 		head = binary.AppendUvarint(binary.AppendUvarint(head[:0], k), v)
 		hash.Write(head)
@@ -225,7 +243,7 @@ func (p *Partition) restore(ctx context.Context, name string) error {
 		err = flush()
 	}
 	if err == nil && meta == nil {
-		err = fmt.Errorf("snapshot %s has no meta", name)
+		err = fmt.Errorf("%w: %s has no meta", errSnapshot, name)
 	}
 	if err != nil {
 		return err
@@ -237,7 +255,7 @@ func (p *Partition) restore(ctx context.Context, name string) error {
 		return err
 	}
 	if p.meta.Partition != p.name {
-		return fmt.Errorf("snapshot %s is of partition %q", name, p.meta.Partition)
+		return fmt.Errorf("%w: %s is of partition %q", errSnapshot, name, p.meta.Partition)
 	}
 	return nil
 }
