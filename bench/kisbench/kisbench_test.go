@@ -92,7 +92,7 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// TestHarness runs the bare program through the whole harness, on both sides of NATS.
+// TestHarness runs all programs through the whole harness, with few orders.
 func TestHarness(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs programs; not with -short")
@@ -106,7 +106,7 @@ func TestHarness(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(root)
-	for _, name := range []string{"yardstick", "nats-server"} {
+	for _, name := range []string{"yardstick", "nats-server", "kisnode", "gonode"} {
 		if err := build(ctx, filepath.Join(b.bin, name), packages[name], os.Stderr); err != nil {
 			t.Fatal(err)
 		}
@@ -121,6 +121,9 @@ func TestHarness(t *testing.T) {
 		"packed":            {setup{Program: "yardstick", Pack: true}, job{Spec: spec, Pack: 100}},
 		"power":             {setup{Program: "yardstick", Power: true}, job{Spec: spec}},
 		"power and outside": {setup{Program: "yardstick", Power: true, Outside: true}, job{Spec: spec}},
+		"node":              {setup{Program: "kisnode", Flows: "order-totals"}, job{Spec: spec}},
+		"node, all of it":   {setup{Program: "kisnode", Flows: "order-totals-packed", Pack: true, Power: true, Outside: true}, job{Spec: spec, Pack: 100}},
+		"node in Go":        {setup{Program: "gonode", Flows: "order-totals-go"}, job{Spec: spec}},
 	} {
 		r, err := b.throughput(ctx, c.setup, c.job)
 		if err != nil {
@@ -129,6 +132,13 @@ func TestHarness(t *testing.T) {
 		if r.CPU <= 0 || r.Rate <= 0 {
 			t.Errorf("%s: %+v", name, r)
 		}
+	}
+	rest, err := b.rest(ctx, setup{Program: "kisnode", Flows: "order-totals-packed"}, 2000, 300*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rest.Ready <= 0 || rest.Recovered < rest.Ready || rest.MemoryKeys <= 0 || rest.StateBytes <= 0 {
+		t.Errorf("%+v", rest)
 	}
 	r, err := b.latency(ctx, setup{Program: "yardstick"}, job{Spec: spec, Rate: 5000, Warmup: 1000})
 	if err != nil {
