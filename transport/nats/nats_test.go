@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/kisflow/kisflow/transport"
 	"github.com/kisflow/kisflow/transport/transporttest"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 )
 
 // freeAddress is an address of this machine that nothing listens on. Its port is below those that the system
@@ -265,5 +268,46 @@ func TestEmbeddedAndListening(t *testing.T) {
 		if (s.URL() == "") != (listen == "") {
 			t.Errorf("listen %q: the URL is %q", listen, s.URL())
 		}
+	}
+}
+
+func TestOutgoingHeaders(t *testing.T) {
+	f := func(pairs ...string) (fs []transport.Field) {
+		for i := 0; i < len(pairs); i += 2 {
+			fs = append(fs, transport.Field{Name: pairs[i], Value: pairs[i+1]})
+		}
+		return fs
+	}
+	many := []string{}
+	for i := range 20 {
+		many = append(many, fmt.Sprintf("h%d", i), strconv.Itoa(i))
+	}
+	var o outgoing
+	for round, fs := range [][]transport.Field{
+		nil, f("a", "1"), f("a", "2"), f("a", "3", "b", "4"), f("b", "5"), f("b", "5", "a", "6"), nil, f("a", "7", "a", "8", "b", "9"),
+		f("a", "1"), f("a", "1", "b", "2", "c", "3"), f("a", "4", "c", "5"), f(many...), f("h1", "x"), f(many...), f("a", "1"),
+	} {
+		for _, e := range []*transport.Expect{nil, {Sequence: 7}, {Subject: "s", Sequence: 8}} {
+			o.begin(&transport.Outgoing{Subject: "x", Header: fs, Expect: e}, "")
+			want := nats.Header{}
+			for _, h := range fs {
+				want[h.Name] = append(want[h.Name], h.Value)
+			}
+			if e != nil {
+				o.fence(e)
+				want[hdrExpectSequence] = []string{strconv.FormatUint(e.Sequence, 10)}
+				if e.Subject != "" {
+					want[hdrExpectSubject] = []string{e.Subject}
+				}
+			}
+			o.forget()
+			if !reflect.DeepEqual(o.msg.Header, want) {
+				t.Fatalf("round %d: header %v, want %v", round, o.msg.Header, want)
+			}
+		}
+	}
+	m := transport.Outgoing{Subject: "x", Header: f("a", "1", "b", "2"), Expect: &transport.Expect{Subject: "s", Sequence: 8}}
+	if n := testing.AllocsPerRun(100, func() { o.begin(&m, "r"); o.fence(m.Expect); o.forget() }); n != 0 {
+		t.Errorf("%v allocations a message", n)
 	}
 }

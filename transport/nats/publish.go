@@ -243,40 +243,82 @@ func number(b []byte) (n uint64, ok bool) {
 	return n, ok
 }
 
-// outgoing writes messages for nats.go; it keeps one message and one header map for all of them.
+// outgoing writes messages for nats.go. It keeps one message and its header map for all of them: where a message
+// has the same header names as the one before, only the values change.
 type outgoing struct {
-	msg    nats.Msg
-	values [5][1]string // of our headers
-	at     uint64       // the sequence that expect is
-	expect string
+	msg   nats.Msg
+	slots [12]slot
+	n     int  // slots that are in the map
+	at    int  // slots that the message in work has filled
+	mixed bool // the map holds values that are in no slot
+
+	sequence uint64 // what expect says
+	expect   string
 }
 
-func (o *outgoing) set(place int, name, value string) {
-	o.values[place][0] = value
-	o.msg.Header[name] = o.values[place][:]
+type slot struct {
+	name  string
+	value [1]string
 }
 
-// fill makes o.msg the message m.
-func (o *outgoing) fill(m *transport.Outgoing) {
-	o.msg.Subject, o.msg.Data = m.Subject, m.Data
+// begin starts the next message.
+func (o *outgoing) begin(m *transport.Outgoing, reply string) {
+	o.msg.Subject, o.msg.Reply, o.msg.Data = m.Subject, reply, m.Data
 	if o.msg.Header == nil {
 		o.msg.Header = make(nats.Header, 4)
-	} else {
-		clear(o.msg.Header)
 	}
-	for _, f := range m.Header {
-		o.msg.Header[f.Name] = append(o.msg.Header[f.Name], f.Value)
+	if o.mixed {
+		clear(o.msg.Header)
+		o.n, o.mixed = 0, false
+	}
+	o.at = 0
+	for i := range m.Header {
+		o.put(m.Header[i].Name, m.Header[i].Value)
 	}
 }
 
+// put adds a header.
+func (o *outgoing) put(name, value string) {
+	if o.at < o.n && o.slots[o.at].name == name {
+		o.slots[o.at].value[0] = value
+		o.at++
+		return
+	}
+	o.forget()
+	if have, ok := o.msg.Header[name]; ok || o.n == len(o.slots) {
+		o.msg.Header[name] = append(have, value)
+		o.mixed = true
+		return
+	}
+	s := &o.slots[o.n]
+	s.name, s.value[0] = name, value
+	o.msg.Header[name] = s.value[:]
+	o.n++
+	o.at++
+}
+
+// forget drops what is left of the message before.
+func (o *outgoing) forget() {
+	for ; o.n > o.at; o.n-- {
+		delete(o.msg.Header, o.slots[o.n-1].name)
+	}
+}
+
+// fence adds an expectation.
 func (o *outgoing) fence(e *transport.Expect) {
-	if o.expect == "" || o.at != e.Sequence {
-		o.at, o.expect = e.Sequence, strconv.FormatUint(e.Sequence, 10)
+	if o.expect == "" || o.sequence != e.Sequence {
+		o.sequence, o.expect = e.Sequence, strconv.FormatUint(e.Sequence, 10)
 	}
-	o.set(0, hdrExpectSequence, o.expect)
+	o.put(hdrExpectSequence, o.expect)
 	if e.Subject != "" {
-		o.set(1, hdrExpectSubject, e.Subject)
+		o.put(hdrExpectSubject, e.Subject)
 	}
+}
+
+// send publishes the message in work.
+func (o *outgoing) send(nc *nats.Conn) error {
+	o.forget()
+	return nc.PublishMsg(&o.msg)
 }
 
 // Append implements transport.Streams.
@@ -402,7 +444,6 @@ func (t *Streams) pipeline(ctx context.Context, ms []transport.Outgoing, window 
 		sent int
 		stop error // why no more were sent
 	)
-	o.msg.Reply = c.reply
 	for sent < len(ms) {
 		if sent >= window {
 			// Wake at half a window, so that one wakes the other once for many messages.
@@ -414,11 +455,11 @@ func (t *Streams) pipeline(ctx context.Context, ms []transport.Outgoing, window 
 			break
 		}
 		m := &ms[sent]
-		o.fill(m)
+		o.begin(m, c.reply)
 		if m.Expect != nil {
 			o.fence(m.Expect)
 		}
-		if err := t.c.out.PublishMsg(&o.msg); err != nil {
+		if err := o.send(t.c.out); err != nil {
 			stop = err
 			break
 		}
@@ -511,8 +552,11 @@ func (t *Streams) batch(ctx context.Context, ms []transport.Outgoing) (uint64, e
 	said := make(map[transport.Expect]bool, 4)
 	for i := range ms {
 		m := &ms[i]
-		o.fill(m)
-		o.msg.Reply = ""
+		reply := ""
+		if i == 0 || i == len(ms)-1 {
+			reply = c.reply
+		}
+		o.begin(m, reply)
 		if m.Expect != nil {
 			e := *m.Expect
 			if e.Subject == "" {
@@ -523,15 +567,12 @@ func (t *Streams) batch(ctx context.Context, ms []transport.Outgoing) (uint64, e
 				o.fence(&e)
 			}
 		}
-		o.set(2, hdrBatchID, id)
-		o.set(3, hdrBatchSequence, strconv.Itoa(i+1))
-		if i == 0 || i == len(ms)-1 {
-			o.msg.Reply = c.reply
-		}
+		o.put(hdrBatchID, id)
+		o.put(hdrBatchSequence, strconv.Itoa(i+1))
 		if i == len(ms)-1 {
-			o.set(4, hdrBatchCommit, "1")
+			o.put(hdrBatchCommit, "1")
 		}
-		if err := t.c.out.PublishMsg(&o.msg); err != nil {
+		if err := o.send(t.c.out); err != nil {
 			if i < len(ms)-1 {
 				return 0, err // the commit was not sent: nothing is stored, now or later
 			}
