@@ -15,6 +15,7 @@ import (
 	"github.com/kisflow/kisflow/internal/checker"
 	"github.com/kisflow/kisflow/kis"
 	"github.com/kisflow/kisflow/proto"
+	"github.com/kisflow/kisflow/state"
 	memstate "github.com/kisflow/kisflow/state/memory"
 	"github.com/kisflow/kisflow/transport"
 	"github.com/kisflow/kisflow/transport/memory"
@@ -43,7 +44,8 @@ type world struct {
 	model    model
 	events   int // published so far
 	count    map[string]int
-	mutant   string
+	mutant   *mutant // nil: none
+	slept    int     // how often in a row
 
 	quiet  bool     // nothing fails
 	at     *simNode // whose process is running
@@ -103,7 +105,7 @@ var errWorld = errors.New("the world said no")
 func newPlan(rng *rand.Rand) plan {
 	pick := func(of ...int) int { return of[rng.IntN(len(of))] }
 	p := plan{nodes: 1 + rng.IntN(2), partitions: pick(1, 1, 2, 3), events: 20 + rng.IntN(100), mischief: []float64{0, 0.1, 0.3}[rng.IntN(3)],
-		maxMessage: pick(6<<10, 16<<10, 8<<20), queue: pick(5, 50, 400)}
+		maxMessage: pick(4<<10, 6<<10, 8<<20), queue: pick(5, 50, 400)}
 	level := []float64{0, 0.5, 1, 2}[rng.IntN(4)]
 	p.crash, p.errors, p.steal = 0.01*level, 0.01*level, 0.004*level
 	p.opt = Options{Partitions: p.partitions, BatchRows: pick(1, 3, 7, 50, 1000), BatchBytes: pick(1, 500, 4<<20), QueueRows: p.queue,
@@ -111,7 +113,7 @@ func newPlan(rng *rand.Rand) plan {
 	return p
 }
 
-func newWorld(seed uint64, mutant string, log func(string, ...any)) *world {
+func newWorld(seed uint64, mutant *mutant, log func(string, ...any)) *world {
 	rng := rand.New(rand.NewPCG(seed, 20))
 	w := &world{seed: seed, rng: rng, plan: newPlan(rng), log: log, trace: fnv.New64a(), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		meter: &Meter{}, revision: 1, count: make(map[string]int), mutant: mutant, quiet: true}
@@ -155,6 +157,9 @@ func (w *world) Now() time.Time { return w.now }
 func (w *world) Sleep(ctx context.Context, d time.Duration) error {
 	w.now = w.now.Add(d)
 	w.perhapsSteal("sleep")
+	if w.slept++; w.slept > 300 {
+		return errStuck
+	}
 	return ctx.Err()
 }
 
@@ -201,7 +206,7 @@ func (w *world) setUp() {
 // starts again with what its disk kept.
 func (w *world) guard(n *simNode, s *seat, f func() error) (err error) {
 	at, before := w.at, w.seat
-	w.at, w.seat = n, s
+	w.at, w.seat, w.slept = n, s, 0
 	defer func() {
 		w.at, w.seat = at, before
 		r := recover()
@@ -218,6 +223,9 @@ func (w *world) guard(n *simNode, s *seat, f func() error) (err error) {
 	return f()
 }
 
+// errStuck: something is tried again and again.
+var errStuck = errors.New("it does not get on")
+
 var errCrashed = errors.New("the process has crashed")
 
 // crash ends a node's process; its store loses some of what was installed last.
@@ -231,6 +239,12 @@ func (w *world) crash(n *simNode, point string) {
 	}
 	n.seats, n.deals = nil, nil
 	mode := w.rng.IntN(4)
+	metas := make(map[string][]byte)
+	if w.mutant != nil && w.mutant.meta {
+		for name, s := range n.stores {
+			metas[name], _ = s.s.Get([]byte{metaKey})
+		}
+	}
 	n.db.Crash(func(_ string, installs int) int {
 		lost := 0
 		switch mode {
@@ -246,6 +260,11 @@ func (w *world) crash(n *simNode, point string) {
 		return lost
 	})
 	n.db = n.db.Reopen()
+	for name, b := range metas {
+		if s, err := n.db.Open(name); err == nil && b != nil {
+			_ = s.Install([]state.Change{{Key: []byte{metaKey}, Value: b}})
+		}
+	}
 	stores := n.stores
 	n.stores = make(map[string]*simStore)
 	if w.quiet {
@@ -483,7 +502,9 @@ func (w *world) publish() {
 		}
 		w.events++
 		e := newEvent(w.rng, w.programs, w.events, w.now, w.plan.mischief)
-		e.index = index
+		if e.index = index; n > 1 {
+			e.pad /= 3 // all of them are one message
+		}
 		index++
 		es = append(es, e)
 		payload.WriteString(e.json() + "\n")
@@ -739,7 +760,7 @@ func (w *world) finish() {
 func (w *world) run() error {
 	for steps := 0; w.err == nil && (w.events < w.plan.events || steps < 4*w.plan.events); steps++ {
 		w.step()
-		if steps == 2*w.plan.events && w.rng.IntN(3) == 0 && w.mutant == "" {
+		if steps == 2*w.plan.events && w.rng.IntN(3) == 0 {
 			w.revise()
 		}
 	}
