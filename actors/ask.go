@@ -1,7 +1,6 @@
 package actors
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
@@ -133,29 +132,11 @@ func (r *Running) DeadLetter(ctx context.Context, id string) (l Letter, err erro
 	if err != nil {
 		return l, err
 	}
-	err = c.ask(ctx, func(p *Partition) error {
-		found := false
-		err := p.DeadLetters(beforeKey(key), func(x Letter, k []byte) bool {
-			l, found = x, bytes.Equal(k, key)
-			return false
-		})
-		if err == nil && !found {
-			err = fmt.Errorf("%w: no dead letter %s", ErrUnknown, id)
-		}
+	err = c.ask(ctx, func(p *Partition) (err error) {
+		l, err = p.DeadLetter(key)
 		return err
 	})
 	return l, err
-}
-
-// beforeKey is the greatest place below a dead letter's key.
-func beforeKey(key []byte) []byte {
-	b := bytes.Clone(key)
-	for i := len(b) - 1; i > 0; i-- {
-		if b[i]--; b[i] != 0xff {
-			return append(b, 0xff)
-		}
-	}
-	return nil
 }
 
 func (r *Running) letter(id string) (*cell, []byte, error) {

@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"strconv"
@@ -40,16 +41,33 @@ func parseInstanceKey(b []byte) (step string, key []byte, err error) {
 	return string(b[:n]), b[n:], nil
 }
 
+// parsePendingKey takes the store's key of a waiting row apart: the step, the key, and the row's number.
+func parsePendingKey(b []byte) (step string, key []byte, number uint64, err error) {
+	step, rest, err := parseInstanceKey(b)
+	if err == nil && len(rest) < 8 {
+		err = errors.New("key of a waiting row damaged")
+	}
+	if err != nil {
+		return "", nil, 0, err
+	}
+	n := len(rest) - 8
+	return step, rest[:n], binary.BigEndian.Uint64(rest[n:]), nil
+}
+
 func appendDeadKey(dst []byte, commit uint64, ordinal uint32) []byte {
 	dst = append(dst, deadKind)
 	dst = binary.BigEndian.AppendUint64(dst, commit)
 	return binary.BigEndian.AppendUint32(dst, ordinal)
 }
 
-// deadID is how people and the API name a dead letter: stage.partition.commit.ordinal.
+// deadID is how people and the API name a dead letter: stage.partition.commit.ordinal; and a row that is parked at
+// its step: stage.partition.parked.place.
 func deadID(stage string, number int, key []byte) string {
-	return Token(stage) + "." + strconv.Itoa(number) + "." +
-		strconv.FormatUint(binary.BigEndian.Uint64(key[1:]), 10) + "." +
+	id := Token(stage) + "." + strconv.Itoa(number) + "."
+	if key[0] == pendingKind {
+		return id + "parked." + base64.RawURLEncoding.EncodeToString(key[1:])
+	}
+	return id + strconv.FormatUint(binary.BigEndian.Uint64(key[1:]), 10) + "." +
 		strconv.FormatUint(uint64(binary.BigEndian.Uint32(key[9:])), 10)
 }
 
@@ -60,10 +78,20 @@ func parseDeadID(id string) (stageToken string, number int, key []byte, err erro
 	if len(parts) != 4 {
 		return "", 0, nil, bad
 	}
-	number, err = strconv.Atoi(parts[1])
+	if number, err = strconv.Atoi(parts[1]); err != nil || number < 0 {
+		return "", 0, nil, bad
+	}
+	if parts[2] == "parked" {
+		b, err := base64.RawURLEncoding.DecodeString(parts[3])
+		key = append([]byte{pendingKind}, b...)
+		if _, _, _, perr := parsePendingKey(key); err != nil || perr != nil {
+			return "", 0, nil, bad
+		}
+		return parts[0], number, key, nil
+	}
 	commit, err1 := strconv.ParseUint(parts[2], 10, 64)
 	ordinal, err2 := strconv.ParseUint(parts[3], 10, 32)
-	if err != nil || err1 != nil || err2 != nil {
+	if err1 != nil || err2 != nil {
 		return "", 0, nil, bad
 	}
 	return parts[0], number, appendDeadKey(nil, commit, uint32(ordinal)), nil

@@ -111,37 +111,45 @@ func (w *work) put(key, value []byte) {
 // applyDue tries the rows again whose time has come, and those that waited behind them.
 func (p *Partition) applyDue(ctx context.Context, w *work, now time.Time) error {
 	for _, q := range slices.Clone(p.pending.order) {
-		s := &p.steps[q.step]
-		for len(q.rows) > 0 && w.rows < p.opt.BatchRows {
-			r := q.rows[0]
-			if r.due > now.UnixNano() {
-				break
-			}
-			row, err := kis.ParseRow(r.row.Row)
-			if err != nil {
-				return fmt.Errorf("%w: pending row at %s: %w", errStore, s.Name, err)
-			}
-			meta := pendingMeta(r.row)
-			w.order = w.rows
-			w.rows++
-			err = p.again(ctx, w, s, q, row, meta, int(r.row.Jumps))
-			if err == nil {
-				p.unpend(w, s, q)
-				continue
-			}
-			gone, err := p.refusedAgain(w, s, q, row, meta, err)
-			if err != nil {
-				return err
-			}
-			if !gone {
-				break
-			}
-		}
-		if len(q.rows) == 0 {
-			p.pending.remove(q)
+		if err := p.applyQueue(ctx, w, q, now); err != nil {
+			return err
 		}
 	}
 	return p.unpile(ctx, w)
+}
+
+// applyQueue does so for one queue.
+func (p *Partition) applyQueue(ctx context.Context, w *work, q *pendingQueue, now time.Time) error {
+	s := &p.steps[q.step]
+	for len(q.rows) > 0 && w.rows < p.opt.BatchRows {
+		r := q.rows[0]
+		if r.due > now.UnixNano() {
+			break
+		}
+		row, err := kis.ParseRow(r.row.Row)
+		if err != nil {
+			return fmt.Errorf("%w: pending row at %s: %w", errStore, s.Name, err)
+		}
+		meta := pendingMeta(r.row)
+		w.order = w.rows
+		w.rows++
+		err = p.again(ctx, w, s, q, row, meta, int(r.row.Jumps))
+		if err == nil {
+			p.unpend(w, s, q)
+			continue
+		}
+		gone, err := p.refusedAgain(w, s, q, row, meta, err)
+		if err != nil {
+			return err
+		}
+		if !gone {
+			break
+		}
+	}
+	if len(q.rows) == 0 {
+		p.pending.remove(q)
+	}
+	return nil
 }
 
 // again applies a row at its step, past its own queue.
@@ -206,15 +214,70 @@ func pendingMeta(r *proto.Pending) *kis.Meta {
 	return &kis.Meta{Stream: r.Stream, Subject: r.Subject, Sequence: r.Sequence, Index: r.Index, Time: time.Unix(0, r.EventTime).UTC()}
 }
 
+// parkedRow finds the parked row that a key of the store names, or -1 where it is not parked any more.
+func (p *Partition) parkedRow(k []byte) (*pendingQueue, int) {
+	name, key, number, err := parsePendingKey(k)
+	if err != nil {
+		return nil, -1
+	}
+	q := p.pending.queues[pendingID(p.stepNamed(name), key)]
+	if q == nil {
+		return nil, -1
+	}
+	return q, slices.IndexFunc(q.rows, func(r pendingRow) bool { return r.number == number && r.due == parked })
+}
+
+// retryParked lets a parked row have its turn again, and those that wait behind it.
+func (p *Partition) retryParked(ctx context.Context, w *work, k []byte) (bool, error) {
+	q, i := p.parkedRow(k)
+	if i < 0 {
+		return false, nil
+	}
+	r := &q.rows[i]
+	r.due, r.row.Due, r.row.Attempts = 0, 0, 0
+	p.putPending(w, &p.steps[q.step], q, *r)
+	return true, p.applyQueue(ctx, w, q, w.now)
+}
+
+// dropParked removes a parked row; those behind it have their turn at the next tick.
+func (p *Partition) dropParked(w *work, k []byte) bool {
+	q, i := p.parkedRow(k)
+	if i < 0 {
+		return false
+	}
+	w.put(p.pendingKey(&p.steps[q.step], q, q.rows[i].number), nil)
+	q.rows = slices.Delete(q.rows, i, i+1)
+	if p.pending.rows--; len(q.rows) == 0 {
+		p.pending.remove(q)
+	}
+	return true
+}
+
+// parkedLetter is a parked row as people see it. Its time is that of its event.
+func (p *Partition) parkedLetter(k, v []byte) (l Letter, ok bool, err error) {
+	name, _, _, err := parsePendingKey(k)
+	r := new(proto.Pending)
+	if err == nil {
+		err = r.UnmarshalVT(v)
+	}
+	if err != nil || r.Due != parked {
+		return l, false, err
+	}
+	l = Letter{ID: deadID(p.stage, p.number, k), Parked: true, DeadLetter: &proto.DeadLetter{Step: name, Reason: r.Reason, Data: r.Row,
+		Revision: p.flow.Revision, Time: r.EventTime, Stream: r.Stream, Subject: r.Subject, Sequence: r.Sequence, Index: r.Index,
+		EventTime: r.EventTime, Attempts: r.Attempts}}
+	if i := p.stepNamed(name); i >= 0 {
+		l.Function = p.steps[i].Function.Name()
+	}
+	return l, true, nil
+}
+
 // loadPending reads the rows that wait from the store.
 func (p *Partition) loadPending() error {
 	p.pending = pendings{}
 	var fault error
 	err := p.ports.Store.Scan([]byte{pendingKind}, []byte{pendingKind + 1}, func(k, v []byte) bool {
-		name, rest, err := parseInstanceKey(k)
-		if err == nil && len(rest) < 8 {
-			err = fmt.Errorf("pending row's key damaged")
-		}
+		name, key, number, err := parsePendingKey(k)
 		r := new(proto.Pending)
 		if err == nil {
 			err = r.UnmarshalVT(v)
@@ -227,7 +290,6 @@ func (p *Partition) loadPending() error {
 		if step < 0 {
 			return true // the step is gone; what waits there stays until it is back or dropped
 		}
-		key, number := rest[:len(rest)-8], binary.BigEndian.Uint64(rest[len(rest)-8:])
 		q := p.pending.queue(step, []byte(strings.Clone(string(key))))
 		q.rows = append(q.rows, pendingRow{number, r.Due, r})
 		q.next = number + 1

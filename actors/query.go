@@ -31,7 +31,8 @@ type KeyState struct {
 type Letter struct {
 	ID string
 	*proto.DeadLetter
-	// Parked says that the row waits at its step and holds up its key (on_error: park_key).
+	// Parked says that the row waits at its step and holds up its key (on_error: park_key): Retry lets it try
+	// again, and Drop lets the next one go on.
 	Parked bool
 }
 
@@ -113,24 +114,60 @@ func (p *Partition) States(step string, after []byte, f func(e KeyState, place [
 	return nil
 }
 
-// DeadLetters calls f for the dead letters after an id's key, oldest first, until f returns false.
+// DeadLetters calls f for the dead letters after an id's key, oldest first, and then for the rows that are parked at
+// their steps, until f returns false.
 func (p *Partition) DeadLetters(after []byte, f func(l Letter, key []byte) bool) error {
-	from := []byte{deadKind}
-	if after != nil {
-		from = append(bytes.Clone(after), 0)
-	}
-	var fault error
-	err := p.ports.Store.Scan(from, []byte{deadKind + 1}, func(k, v []byte) bool {
-		l := Letter{ID: deadID(p.stage, p.number, k), DeadLetter: new(proto.DeadLetter)}
-		if fault = l.DeadLetter.UnmarshalVT(v); fault != nil {
-			return false
+	for _, kind := range []byte{deadKind, pendingKind} {
+		from := []byte{kind}
+		if after != nil && after[0] > kind {
+			continue
 		}
-		return f(l, bytes.Clone(k))
-	})
-	if err == nil {
-		err = fault
+		if after != nil && after[0] == kind {
+			from = append(bytes.Clone(after), 0)
+		}
+		more := true
+		var fault error
+		err := p.ports.Store.Scan(from, []byte{kind + 1}, func(k, v []byte) bool {
+			l, ok, err := p.letter(k, v)
+			if fault = err; err != nil {
+				return false
+			}
+			more = !ok || f(l, bytes.Clone(k))
+			return more
+		})
+		if err == nil {
+			err = fault
+		}
+		if err != nil || !more {
+			return err
+		}
 	}
-	return err
+	return nil
+}
+
+// letter reads a dead letter, or a row that waits; ok is false for one that waits for its retry only.
+func (p *Partition) letter(k, v []byte) (l Letter, ok bool, err error) {
+	if k[0] == pendingKind {
+		return p.parkedLetter(k, v)
+	}
+	l = Letter{ID: deadID(p.stage, p.number, k), DeadLetter: new(proto.DeadLetter)}
+	err = l.DeadLetter.UnmarshalVT(v)
+	return l, err == nil, err
+}
+
+// DeadLetter returns the one of a key, or ErrUnknown.
+func (p *Partition) DeadLetter(key []byte) (Letter, error) {
+	b, err := p.ports.Store.Get(key)
+	if err != nil {
+		return Letter{}, err
+	}
+	if b != nil {
+		l, ok, err := p.letter(key, b)
+		if ok || err != nil {
+			return l, err
+		}
+	}
+	return Letter{}, fmt.Errorf("%w: no dead letter %s", ErrUnknown, deadID(p.stage, p.number, key))
 }
 
 // DeadLetterCount is how many dead letters the partition holds.
@@ -151,6 +188,12 @@ func (p *Partition) Drop(ctx context.Context, keys [][]byte) (int, error) {
 	w := p.begin()
 	n := 0
 	for _, k := range once(keys) {
+		if k[0] == pendingKind {
+			if p.dropParked(w, k) {
+				n++
+			}
+			continue
+		}
 		b, err := p.ports.Store.Get(k)
 		if err != nil {
 			return 0, err
@@ -171,6 +214,16 @@ func (p *Partition) Drop(ctx context.Context, keys [][]byte) (int, error) {
 func (p *Partition) Retry(ctx context.Context, keys [][]byte) (retried int, left []error, err error) {
 	w := p.begin()
 	for _, k := range once(keys) {
+		if k[0] == pendingKind {
+			ok, err := p.retryParked(ctx, w, k)
+			if err != nil {
+				return 0, nil, err
+			}
+			if ok {
+				retried++
+			}
+			continue
+		}
 		b, err := p.ports.Store.Get(k)
 		if err != nil {
 			return 0, nil, err

@@ -26,6 +26,7 @@ type program struct {
 	retry  int // RetryTimes of all steps
 	direct bool
 	pack   bool
+	park   bool // on_error: park_key
 }
 
 // instruction is one step of a program.
@@ -252,6 +253,9 @@ func (p *program) flow(o *outside, revision uint64, inputs []Input) *Flow {
 	for _, in := range p.steps {
 		s := Step{Name: in.name, Function: o.function(p.name, in), Mode: kis.Calculate, Must: in.must,
 			RetryTimes: p.retry, RetryDelay: 700 * time.Millisecond}
+		if p.park {
+			s.OnError = ParkKey
+		}
 		switch in.kind {
 		case "send":
 			s.Mode, s.Pack = kis.Expand, p.pack
@@ -274,7 +278,8 @@ func newPrograms(rng *rand.Rand) []*program {
 		retry = 1 << 20 // all that waits gets its turn in the end
 	}
 	musts := [][]string{{"user"}, {"item"}, {"user", "item"}}
-	first := &program{name: "f1", retry: retry, pack: rng.IntN(3) == 0}
+	park := rng.IntN(4) == 0
+	first := &program{name: "f1", retry: retry, pack: rng.IntN(3) == 0, park: park}
 	body := func(p *program, n int) {
 		keyed := false
 		for i := range n {
@@ -308,7 +313,7 @@ func newPrograms(rng *rand.Rand) []*program {
 	case 2: // save and load
 		body(first, 2)
 		first.steps = append(first.steps, instruction{name: "save", kind: "save"})
-		second := &program{name: "f2", load: "rows of f1", retry: retry, pack: rng.IntN(3) == 0}
+		second := &program{name: "f2", load: "rows of f1", retry: retry, pack: rng.IntN(3) == 0, park: park}
 		body(second, 2)
 		second.steps = append(second.steps, instruction{name: "expand", kind: "send"})
 		all = append(all, second)
@@ -435,10 +440,12 @@ func (m *model) walk(p *program, i int, e simEvent) {
 		}
 		what, rest, _ := strings.Cut(e.do[in.name], ":")
 		switch what {
-		case "dead", "panic", "nowhere":
-			m.dead(p, in.name, &e, what)
+		case "dead", "panic", "never":
+			if !p.park { // else it is dropped in the end
+				m.dead(p, in.name, &e, what)
+			}
 			return
-		case "never":
+		case "nowhere":
 			m.dead(p, in.name, &e, what)
 			return
 		case "drop", "abort":
@@ -448,7 +455,9 @@ func (m *model) walk(p *program, i int, e simEvent) {
 				e.free = true
 			}
 		case "notyet":
-			e.free = true
+			if !p.park || key == "" { // else all of its key wait with it
+				e.free = true
+			}
 		case "skip":
 			e.free = true
 			i = p.index(rest) - 1
@@ -532,7 +541,7 @@ func (e *simEvent) chains() []string {
 
 // classOf finds the class of a dead letter's reason.
 func classOf(reason string) string {
-	for _, c := range [][2]string{{"bad luck", "dead"}, {"panic: boom", "panic"}, {fmt.Sprintf("after %d retries: busy", simNever), "never"},
+	for _, c := range [][2]string{{"bad luck", "dead"}, {"panic: boom", "panic"}, {fmt.Sprintf("after %d retries: busy", simNever), "never"}, {"busy", "busy"},
 		{"not yet", "notyet"}, {`jump to "no such step"`, "nowhere"}, {"jumped backwards", "loop"}, {"missing", "no key"}} {
 		if strings.Contains(reason, c[0]) {
 			return c[1]

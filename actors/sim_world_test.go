@@ -398,7 +398,7 @@ func (w *world) deal(n *simNode, program, input int) bool {
 	in := &f.Inputs[input]
 	i := slices.IndexFunc(n.deals, func(d *simDeal) bool { return d.program == program && d.input == input })
 	for _, s := range n.seats {
-		if s.place.program == program && (s.p.QueuedRows() >= w.plan.queue || s.p.Full()) {
+		if s.place.program == program && s.place.owner == s && (s.p.QueuedRows() >= w.plan.queue || s.p.Full()) {
 			w.count["queue full"]++
 			return false
 		}
@@ -591,7 +591,7 @@ func (w *world) retry(s *seat, twice bool) {
 	var keys [][]byte
 	err := w.guard(s.node, s, func() error {
 		if err := s.p.DeadLetters(nil, func(l Letter, key []byte) bool {
-			if c := classOf(l.Reason); c == "notyet" || (c == "dead" || c == "never" || c == "no key") && w.rng.IntN(3) == 0 {
+			if c := classOf(l.Reason); c == "notyet" || (c == "dead" || c == "never" || c == "busy" || c == "no key") && w.rng.IntN(3) == 0 {
 				keys = append(keys, key)
 				if twice {
 					keys = append(keys, key)
@@ -702,7 +702,7 @@ func (w *world) settle() {
 					if !s.opened {
 						continue
 					}
-					if s.p.Restless() {
+					if s.p.unwritten || slices.ContainsFunc(s.p.pending.order, func(q *pendingQueue) bool { return q.rows[0].due != parked }) {
 						moved = true
 					}
 					w.closed(s, "tick", w.guard(n, s, func() error { return s.p.Tick(context.Background()) }))
@@ -720,19 +720,29 @@ func (w *world) settle() {
 func (w *world) finish() {
 	w.settle()
 	w.outside.mended = true
-	for range 50 {
+	for range 500 {
 		if w.err != nil {
 			return
 		}
 		left := 0
 		for _, pl := range w.places {
-			var keys [][]byte
+			var keys, hopeless [][]byte
 			err := pl.owner.p.DeadLetters(nil, func(l Letter, key []byte) bool {
 				if classOf(l.Reason) == "notyet" {
 					keys = append(keys, key)
+				} else if l.Parked {
+					hopeless = append(hopeless, key)
 				}
 				return true
 			})
+			if err == nil && len(hopeless) > 0 {
+				w.count["dropped parked rows"] += len(hopeless)
+				left += len(hopeless)
+				var n int
+				if n, err = pl.owner.p.Drop(context.Background(), append(hopeless, hopeless...)); err == nil && n != len(hopeless) {
+					w.fail("%d of %d parked rows were dropped", n, len(hopeless))
+				}
+			}
 			if err == nil && len(keys) > 0 {
 				left += len(keys)
 				_, _, err = pl.owner.p.Retry(context.Background(), keys)
@@ -743,9 +753,8 @@ func (w *world) finish() {
 					}
 				}
 			}
-			if err != nil {
-				w.fail("retry at %s: %v", pl.name, err)
-				return
+			if w.closed(pl.owner, "retry", err) {
+				left++
 			}
 		}
 		w.settle()
@@ -834,7 +843,8 @@ func (w *world) verify() error {
 		p := pl.owner.p
 		f := w.flows[pl.program]
 		if p.pending.rows != 0 {
-			wrong("%s: %d rows still wait", pl.name, p.pending.rows)
+			q := p.pending.order[0]
+			wrong("%s: %d rows still wait, the first one at %s: %v", pl.name, p.pending.rows, p.steps[q.step].Name, q.rows[0].row)
 		}
 		for i := range f.Steps {
 			s := &f.Steps[i]
@@ -868,6 +878,9 @@ func (w *world) verify() error {
 		}
 		letters := uint64(0)
 		err := p.DeadLetters(nil, func(l Letter, _ []byte) bool {
+			if l.Parked {
+				return true // told of above
+			}
 			letters++
 			member := fmt.Sprintf("%d.%d @:malformed", l.Sequence, l.Index)
 			if !l.Malformed {
