@@ -243,7 +243,7 @@ func (p *Partition) replay(ctx context.Context, own uint64, progress Progress) e
 			if s.Number > t.settled {
 				t.settled, t.at = s.Number, s.Sequence
 			}
-			t.drop()
+			t.drop(nil)
 		}
 		if progress != nil {
 			progress(p, seq-min(from, seq), own-min(from, own))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -86,11 +87,20 @@ func (p *Partition) settleOnce(ctx context.Context) (left bool, err error) {
 
 // stored notes that the first n waiting outputs are stored, the last at a sequence.
 func (t *target) stored(n int, sequence uint64) {
-	t.settled, t.at = t.waiting[n-1].number, sequence
+	t.at = max(t.at, sequence)
 	clear(t.waiting[:n])
-	if t.waiting = t.waiting[n:]; len(t.waiting) == 0 {
-		t.waiting = nil
+	t.waiting = t.waiting[n:]
+	t.settle()
+}
+
+// settle sets the number up to which all is stored: to the one before the first that waits. What lies between
+// those that waited was found stored before.
+func (t *target) settle() {
+	if len(t.waiting) > 0 {
+		t.settled = max(t.settled, t.waiting[0].number-1)
+		return
 	}
+	t.waiting, t.settled = nil, max(t.settled, t.written)
 }
 
 // touched notes that a record should say soon what has been settled.
@@ -156,18 +166,22 @@ func (p *Partition) reconcileHandOff(ctx context.Context, t *target) error {
 		}
 		if t.at = m.Sequence; e.Sender == p.sender() { // else it is of a flow of this name that was deleted
 			t.settled = max(t.settled, e.Number)
-			t.drop()
+			t.drop(nil)
 		}
 	}
 	t.known = true
 	return nil
 }
 
-// drop forgets what waits and is stored.
-func (t *target) drop() {
-	for len(t.waiting) > 0 && t.waiting[0].number <= t.settled {
-		t.waiting = t.waiting[1:]
+// drop forgets what waits and is stored: up to the last number that is settled, and the numbers that were read
+// back, with their sequences. A stream that refused one output and took the next leaves a hole; only the hole
+// is sent again, and until then at stays before it, so that whoever comes next reads back the same.
+func (t *target) drop(stored map[uint64]uint64) {
+	for n := t.settled + 1; stored[n] != 0; n++ {
+		t.at = max(t.at, stored[n])
 	}
+	t.waiting = slices.DeleteFunc(t.waiting, func(o waiting) bool { return o.number <= t.settled || stored[o.number] != 0 })
+	t.settle()
 }
 
 // reconcileOutput writes a fence message to the output stream, after which nothing that was on its way before
@@ -185,53 +199,53 @@ func (p *Partition) reconcileOutput(ctx context.Context, t *target) error {
 		}
 	}
 	if t.attempted {
-		number, at, err := p.lastOutput(ctx, t, max(from+1, info.First), to)
+		stored, err := p.storedOutputs(ctx, t, max(from+1, info.First), to)
 		if err != nil {
 			return fmt.Errorf("read back %s: %w", t.stream, err)
 		}
-		if number > t.settled {
-			t.settled, t.at = number, at
+		if len(stored) > 0 {
 			p.touched()
 		}
-		t.drop()
+		t.drop(stored)
 	}
 	t.known = true
 	return nil
 }
 
-// lastOutput reads the origins of a stretch of an output stream and returns our highest number there.
-func (p *Partition) lastOutput(ctx context.Context, t *target, from, to uint64) (number, at uint64, err error) {
+// storedOutputs reads the origins of a stretch of an output stream and returns our numbers there, with their
+// sequences.
+func (p *Partition) storedOutputs(ctx context.Context, t *target, from, to uint64) (map[uint64]uint64, error) {
+	stored := make(map[uint64]uint64)
 	if from > to {
-		return 0, 0, nil
+		return stored, nil
 	}
-	r, err := p.ports.Streams.Read(ctx, t.stream, transport.ReadOptions{From: from, HeadersOnly: true, Subjects: nil})
+	r, err := p.ports.Streams.Read(ctx, t.stream, transport.ReadOptions{From: from, HeadersOnly: true})
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	defer r.Close()
 	for seen := from - 1; seen < to; {
 		ms, err := r.Next(ctx, 1000)
 		if err != nil {
-			return 0, 0, err
+			return nil, err
 		}
 		if len(ms) == 0 {
 			break // a stream without waiting has no more
 		}
 		for i := range ms {
-			seen = ms[i].Sequence
-			if seen > to {
+			if seen = ms[i].Sequence; seen > to {
 				break
 			}
 			name, n, ok := cutLast(ms[i].Get(originHeader), ' ')
 			if !ok || name != p.sender() {
 				continue
 			}
-			if k, err := strconv.ParseUint(n, 10, 64); err == nil && k > number {
-				number, at = k, seen
+			if k, err := strconv.ParseUint(n, 10, 64); err == nil {
+				stored[k] = seen
 			}
 		}
 	}
-	return number, at, nil
+	return stored, nil
 }
 
 func cutLast(s string, sep byte) (before, after string, ok bool) {
