@@ -35,8 +35,14 @@ func (n *Node) planOf(files []api.File) (api.Plan, *flowdef.Set) {
 	}
 	n.mu.Unlock()
 	target := base.Overlay(over)
-	if len(mistakes.Errors()) == 0 {
-		mistakes = append(mistakes, Lint(target, n.opt.Functions, true)...)
+	named := make(map[string]bool)
+	for _, f := range files {
+		named[f.Name] = true
+	}
+	for _, m := range Lint(target, n.opt.Functions, true) {
+		if m.Severity == flowdef.Error || named[m.Pos.File] { // what was accepted before is not warned of again
+			mistakes = append(mistakes, m)
+		}
 	}
 	mistakes.Sort()
 	fmt.Fprintf(h, "@%d", sequence)

@@ -62,6 +62,9 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 	slices.Sort(s.Problems)
 	s.Ready = n.notReady() == ""
 	s.Recovery.Seconds = time.Since(n.started).Seconds()
+	if at := n.recovered.Load(); at != nil {
+		s.Recovery.Seconds = at.Sub(n.started).Seconds()
+	}
 	for _, r := range n.system.Running() {
 		ready, all, read, _ := r.Progress()
 		s.Recovery.Done += ready
@@ -370,6 +373,9 @@ func (n *Node) flowLag(ctx context.Context, r *actors.Running) ([]api.Lag, error
 		if i < len(def.Inputs) && len(def.Steps) > 0 {
 			l.Step = def.Steps[def.Inputs[i].Step].Name
 		}
+		if l.Subject == "" && in.Kind != actors.HandOff {
+			l.Subject = strings.Join(n.entrySubjects(r.Name()), " ")
+		}
 		if in.Reason != nil {
 			l.Reason = in.Reason.Error()
 			if errors.Is(in.Reason, actors.ErrInput) {
@@ -382,6 +388,19 @@ func (n *Node) flowLag(ctx context.Context, r *actors.Running) ([]api.Lag, error
 		all = append(all, l)
 	}
 	return all, nil
+}
+
+// entrySubjects are the subjects of a flow's entries.
+func (n *Node) entrySubjects(flow string) []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var subjects []string
+	if def := flowNamed(n.set, flow); def != nil {
+		for _, e := range def.Entries {
+			subjects = append(subjects, e.Subject.Value)
+		}
+	}
+	return subjects
 }
 
 // Lag implements api.Backend.
@@ -476,6 +495,9 @@ func (n *Node) State(ctx context.Context, flow, step string, assignments []strin
 		return api.StateEntry{}, api.Errorf(api.ErrInvalid, "%s", err)
 	}
 	e, err := r.State(ctx, step, key)
+	if errors.Is(err, actors.ErrNoState) {
+		return api.StateEntry{}, api.Errorf(api.ErrNoState, "flow %s: step %s has no state for %s", flow, step, key)
+	}
 	if err != nil {
 		return api.StateEntry{}, answer(err)
 	}
@@ -549,22 +571,19 @@ func (n *Node) DeadLetter(ctx context.Context, flow, id string) (api.DeadLetter,
 
 // RetryDeadLetters implements api.Backend.
 func (n *Node) RetryDeadLetters(ctx context.Context, flow string, ids []string) (api.Resolved, error) {
-	return n.resolve(ctx, flow, ids, func(r *actors.Running, ids []string) (int, error) {
-		done, left, err := r.Retry(ctx, ids)
-		if err == nil && done == 0 && len(left) > 0 {
-			err = api.Errorf(api.ErrInvalid, "%s", left[0])
-		}
-		return done, err
-	})
+	return n.resolve(ctx, flow, ids, func(r *actors.Running, ids []string) (int, []error, error) { return r.Retry(ctx, ids) })
 }
 
 // DropDeadLetters implements api.Backend.
 func (n *Node) DropDeadLetters(ctx context.Context, flow string, ids []string) (api.Resolved, error) {
-	return n.resolve(ctx, flow, ids, func(r *actors.Running, ids []string) (int, error) { return r.DropLetters(ctx, ids) })
+	return n.resolve(ctx, flow, ids, func(r *actors.Running, ids []string) (int, []error, error) {
+		done, err := r.DropLetters(ctx, ids)
+		return done, nil, err
+	})
 }
 
-func (n *Node) resolve(ctx context.Context, flow string, ids []string, f func(*actors.Running, []string) (int, error)) (api.Resolved, error) {
-	out := api.Resolved{Missing: []string{}}
+func (n *Node) resolve(ctx context.Context, flow string, ids []string, f func(*actors.Running, []string) (int, []error, error)) (api.Resolved, error) {
+	out := api.Resolved{Missing: []string{}, Left: []string{}}
 	r, err := n.running(flow)
 	if err != nil {
 		return out, err
@@ -580,7 +599,11 @@ func (n *Node) resolve(ctx context.Context, flow string, ids []string, f func(*a
 			return out, answer(err)
 		}
 	}
-	out.Done, err = f(r, have)
+	var left []error
+	out.Done, left, err = f(r, have)
+	for _, l := range left {
+		out.Left = append(out.Left, l.Error())
+	}
 	return out, answer(err)
 }
 

@@ -128,7 +128,7 @@ func setOf(docs []document) (*flowdef.Set, error) {
 	for _, d := range docs {
 		mistakes = append(mistakes, flowdef.Parse(d.File, []byte(d.Text), set)...)
 	}
-	mistakes = append(mistakes, set.Check(flowdef.CheckOptions{})...)
+	set.Resolve()
 	if err := mistakes.Errors().Err(); err != nil {
 		return set, fmt.Errorf("catalog: definitions that were accepted before are not any more: %w", err)
 	}

@@ -50,8 +50,9 @@ type Node struct {
 
 	endBackground context.CancelFunc // of what runs beside the flows; nil before it does
 
-	phase  atomic.Value // string
-	change sync.Mutex   // one change of the catalog at a time
+	recovered atomic.Pointer[time.Time] // when the flows ran again after the start
+	phase     atomic.Value              // string
+	change    sync.Mutex                // one change of the catalog at a time
 
 	mu       sync.Mutex
 	catalog  *catalog
@@ -143,6 +144,8 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	if err := n.startFlows(ctx, files); err != nil {
 		return nil, err
 	}
+	ready := time.Now()
+	n.recovered.Store(&ready)
 	n.phase.Store("running")
 	background, cancel := context.WithCancel(context.Background())
 	n.endBackground = cancel
@@ -266,7 +269,8 @@ func (n *Node) serve() error {
 	}
 	host, _, _ := net.SplitHostPort(n.opt.Listen)
 	s := api.NewServer(n, api.Options{Handlers: handlers, Log: n.log, Hosts: []string{host}})
-	n.goServe(&http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)}, n.listener)
+	n.goServe(&http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)}, n.listener)
 	if n.opt.DebugListen != "" {
 		l, err := net.Listen("tcp", n.opt.DebugListen)
 		if err != nil {

@@ -30,9 +30,13 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 		known[f.Name()] = true
 	}
 	mistakes := set.Check(flowdef.CheckOptions{GoFunctions: known, MustRun: mustRun})
+	faulted := make(map[string]bool) // places of which something is said already
+	for _, m := range mistakes {
+		faulted[m.Pos.String()] = true
+	}
 	for _, name := range slices.Sorted(maps.Keys(set.Funcs)) {
 		def := set.Funcs[name]
-		if known[name] {
+		if known[name] || !hasBody(def) {
 			continue
 		}
 		_, ms := functions.New(specOf(def))
@@ -42,11 +46,24 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 			if m.Column > 0 {
 				pos = t.At(m.Column - 1)
 			}
-			mistakes = append(mistakes, flowdef.NewMistake(pos, codeExpression, m.Message, m.Hint))
+			if !faulted[pos.String()] {
+				mistakes = append(mistakes, flowdef.NewMistake(pos, codeExpression, m.Message, m.Hint))
+			}
 		}
 	}
 	mistakes.Sort()
 	return mistakes
+}
+
+// hasBody tells whether a function is described in YAML, wholly or as far as its mode needs.
+func hasBody(def *flowdef.Func) bool {
+	switch kis.Mode(def.Mode) {
+	case kis.Calculate:
+		return def.Calculate != nil
+	case kis.Expand:
+		return def.Expand != nil
+	}
+	return true
 }
 
 // specOf is a function's definition as package functions takes it.
