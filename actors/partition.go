@@ -293,7 +293,7 @@ func (p *Partition) fetch() (*work, int, error) {
 			if it.Sequence <= at {
 				continue // counted before
 			}
-			if it.Sender != "" && p.flow.Inputs[c.Input].Kind == HandOff {
+			if it.Sender != "" {
 				repeat, err := w.origin(p, c.Input, it)
 				if err != nil {
 					return nil, taken, err

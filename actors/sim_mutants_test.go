@@ -89,7 +89,13 @@ var mutants = []mutant{
 		without(r, func(k, v []byte) bool { return k[0] == deadKind && len(v) == 0 })
 	}},
 	{name: "stored outputs are not looked for", read: isOut},
-	{name: "the last hand-off is not looked for", publish: isHandOff, lastOn: func(stream, _ string) bool { return isHandOff(stream) }},
+	{name: "hand-offs are sent again, and who sent what is not in the record", publish: isHandOff,
+		lastOn: func(stream, _ string) bool { return isHandOff(stream) },
+		record: func(r *proto.Record) {
+			for _, p := range r.Positions {
+				p.Origins = nil
+			}
+		}},
 	{name: "the store is not compared with the log", meta: true},
 	{name: "an install is torn", install: func(cs []state.Change) []state.Change {
 		if len(cs) > 1 {

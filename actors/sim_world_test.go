@@ -566,7 +566,11 @@ func (w *world) step() {
 			w.closed(s, "snapshot", w.guard(n, s, func() error { return s.p.Snapshot(context.Background()) }))
 		}
 	case k < 98:
-		w.cutHandOffs(w.rng.IntN(len(w.programs)))
+		p := w.rng.IntN(len(w.programs))
+		w.cutHandOffs(p, 1)
+		if w.programs[p].load != "" {
+			w.cutHandOffs(p, 0)
+		}
 	case k < 99:
 		if w.streams.DeliverLate() {
 			w.say("a late write arrives")
@@ -612,8 +616,9 @@ func (w *world) retry(s *seat, twice bool) {
 	w.closed(s, "retry", err)
 }
 
-// cutHandOffs removes what all owners have committed.
-func (w *world) cutHandOffs(program int) {
+// cutHandOffs removes what all owners have committed of an input.
+func (w *world) cutHandOffs(program, input int) {
+	stream := w.inputs[program][input].Stream
 	low, some := uint64(0), false
 	for _, pl := range w.places {
 		if pl.program != program {
@@ -622,16 +627,16 @@ func (w *world) cutHandOffs(program int) {
 		if pl.owner == nil || !pl.owner.opened {
 			return
 		}
-		if at := pl.owner.p.Sequence(1); !some || at < low {
+		if at := pl.owner.p.Sequence(input); !some || at < low {
 			low, some = at, true
 		}
 	}
 	if some && low > 0 {
-		w.say("hand-offs of %s are cut up to %d", w.programs[program].name, low)
+		w.say("%s is cut up to %d", stream, low)
 		w.count["hand-offs cut"]++
 		quiet := w.quiet
 		w.quiet = true
-		if err := w.streams.Cut(context.Background(), HandOffStream(w.programs[program].name), "", low+1); err != nil {
+		if err := w.streams.Cut(context.Background(), stream, "", low+1); err != nil {
 			panic(err)
 		}
 		w.quiet = quiet
