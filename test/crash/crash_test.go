@@ -34,12 +34,12 @@ var bin string
 
 func TestMain(m *testing.M) { flag.Parse(); process.Main(m, &bin, "kisnode", "nats-server") }
 
-func TestKillEmbedded(t *testing.T) { newRun(t, false, 35, 700).run() }
+func TestKillEmbedded(t *testing.T) { t.Parallel(); newRun(t, false, 35, 700).run() }
 
-func TestKillOutside(t *testing.T) { newRun(t, true, 15, 300).run() }
+func TestKillOutside(t *testing.T) { t.Parallel(); newRun(t, true, 15, 300).run() }
 
 // messagesPerKill is what every lane may publish from one kill to the next.
-const messagesPerKill = 60
+const messagesPerKill = 25
 
 // run is one test.
 type run struct {
@@ -124,7 +124,7 @@ func (r *run) killOnce() {
 	}
 	switch {
 	case r.server != nil && r.random.IntN(3) == 0:
-		time.Sleep(r.moment(150 * time.Millisecond))
+		time.Sleep(r.moment(100 * time.Millisecond))
 		r.server.Kill()
 		r.ofServer++
 		time.Sleep(r.moment(100 * time.Millisecond))
@@ -148,7 +148,7 @@ func (r *run) killOnce() {
 		r.node.Kill()
 		r.restart()
 	default:
-		time.Sleep(r.moment(150 * time.Millisecond))
+		time.Sleep(r.moment(100 * time.Millisecond))
 		r.node.Kill()
 		r.killed = append(r.killed, time.Now())
 		r.restart()
@@ -173,6 +173,7 @@ func (r *run) restart() {
 	begin := time.Now()
 	r.must(r.node.Start())
 	r.slowest = max(r.slowest, time.Since(begin))
+	println(time.Since(begin).String())
 	s, err := r.client.Status(context.Background())
 	r.must(err)
 	r.recovered += s.Recovery.Records
