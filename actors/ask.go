@@ -4,13 +4,11 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/kisflow/kisflow/kis"
-	"github.com/kisflow/kisflow/transport"
 )
 
 // StepOf returns the flow's step of a name, or ErrUnknown.
@@ -224,20 +222,11 @@ func (r *Running) Inputs(ctx context.Context) ([]InputStatus, error) {
 		d.mu.Lock()
 		st.Reason = d.reason
 		d.mu.Unlock()
-		if len(in.Filter) == 0 {
-			info, err := r.system.streams.Info(ctx, in.Stream)
-			if err != nil {
-				return nil, err
-			}
-			st.Last = info.Last
+		newest, err := r.newest(ctx, in)
+		if err != nil {
+			return nil, err
 		}
-		for _, f := range in.Filter {
-			m, err := r.system.streams.LastOn(ctx, in.Stream, f)
-			if err != nil && !errors.Is(err, transport.ErrNotFound) {
-				return nil, err
-			}
-			st.Last = max(st.Last, m.Sequence)
-		}
+		st.Last = newest
 		st.Lag = st.Last - min(st.Last, st.Dealt)
 		all = append(all, st)
 	}

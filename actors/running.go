@@ -125,6 +125,8 @@ type deal struct {
 	input  int
 	dealt  atomic.Uint64 // all up to here was delivered
 	cancel context.CancelFunc
+	stop   context.CancelFunc // ends it when what it has read is dealt
+	reads  context.Context    // stop ends it
 	done   chan struct{}
 
 	mu     sync.Mutex
@@ -179,10 +181,15 @@ func (s *System) ensure(ctx context.Context, f *Flow) error {
 // open opens a cell for every partition that has none that is any good; with all, those too that wait for
 // people.
 func (r *Running) open(ctx context.Context, all bool) error {
+	return r.openStages(ctx, r.Definition().Stages(), all)
+}
+
+// openStages does so for some stages.
+func (r *Running) openStages(ctx context.Context, stages [][]string, all bool) error {
 	s := r.system
-	opened := make(chan error, 64*len(r.flow.Stages()))
+	opened := make(chan error, s.opt.Partitions*len(stages))
 	n := 0
-	for _, must := range r.flow.Stages() {
+	for _, must := range stages {
 		for number := range s.opt.Partitions {
 			name := PartitionName(r.flow.Name, stageName(must), number)
 			if old := r.cell(name); old != nil && (!old.dead() || !all && final(old.why())) {
@@ -263,6 +270,7 @@ func (r *Running) deal() {
 	for i := range r.flow.Inputs {
 		ctx, cancel := context.WithCancel(r.ctx)
 		d := &deal{flow: r.flow, input: i, cancel: cancel, done: make(chan struct{})}
+		d.reads, d.stop = context.WithCancel(ctx)
 		r.deals = append(r.deals, d)
 		r.wg.Go(func() {
 			defer close(d.done)
@@ -276,7 +284,7 @@ func (r *Running) runDeal(ctx context.Context, d *deal) {
 	for try := 0; ; try++ {
 		start := r.system.clock.Now()
 		err := r.dealOnce(ctx, d)
-		if ctx.Err() != nil {
+		if d.reads.Err() != nil {
 			return
 		}
 		d.mu.Lock()
@@ -355,16 +363,16 @@ type progressReader struct {
 	last uint64
 }
 
-func (r *progressReader) Next(ctx context.Context, max int) ([]transport.Message, error) {
+func (r *progressReader) Next(_ context.Context, max int) ([]transport.Message, error) {
 	if r.last > 0 {
 		r.d.dealt.Store(r.last)
 	}
 	for r.d.flow.Inputs[r.d.input].Kind != HandOff && r.r.congested.Load() {
-		if err := r.r.system.clock.Sleep(ctx, 20*time.Millisecond); err != nil {
+		if err := r.r.system.clock.Sleep(r.d.reads, 20*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}
-	ms, err := r.Reader.Next(ctx, max)
+	ms, err := r.Reader.Next(r.d.reads, max)
 	if n := len(ms); n > 0 {
 		r.last = ms[n-1].Sequence
 	}
@@ -591,8 +599,15 @@ func (r *Running) Drain(ctx context.Context) error {
 	}
 	r.mu.Unlock()
 	for _, d := range rest {
-		d.cancel()
-		<-d.done
+		d.stop()
+	}
+	for _, d := range rest {
+		select {
+		case <-d.done:
+		case <-ctx.Done():
+			d.cancel()
+			return ctx.Err()
+		}
 	}
 	for {
 		busy, err := r.busy(ctx)
@@ -635,11 +650,19 @@ func (r *Running) busy(ctx context.Context) (bool, error) {
 // Change switches a flow to its next revision at one exact place: what has come in is finished under the old
 // one, and written is called, before any row meets the new one. On an error the flow has stopped.
 func (r *Running) Change(ctx context.Context, f *Flow, written func() error) error {
+	moves, err := r.moves(ctx, f)
+	if err != nil {
+		return err
+	}
 	if err := r.Drain(ctx); err != nil {
 		return fmt.Errorf("flow %s: drain: %w", f.Name, err)
 	}
 	r.undeal()
 	if err := r.system.ensure(ctx, f); err != nil {
+		return err
+	}
+	if err := r.move(ctx, moves); err != nil {
+		r.deal()
 		return err
 	}
 	if err := written(); err != nil {
@@ -658,6 +681,111 @@ func (r *Running) Change(ctx context.Context, f *Flow, written func() error) err
 		return err
 	}
 	r.deal()
+	return nil
+}
+
+// move is an input that another stage reads from the next revision on.
+type move struct {
+	d     *deal
+	least uint64   // what some partition of the former stage has read
+	must  []string // of the stage that is to read it
+}
+
+// moves finds the inputs that the next revision deals to another stage, and waits until their dealers have passed
+// every place that a partition has read already: what is dealt then is what the former stage has had, all of it.
+func (r *Running) moves(ctx context.Context, f *Flow) ([]move, error) {
+	r.mu.Lock()
+	deals := append([]*deal(nil), r.deals...)
+	r.mu.Unlock()
+	var all []move
+	for _, d := range deals {
+		in := &d.flow.Inputs[d.input]
+		at := slices.IndexFunc(f.Inputs, func(n Input) bool { return n.Name == in.Name })
+		if in.Kind == HandOff || at < 0 {
+			continue
+		}
+		must := entryStage(f, f.Inputs[at].Step)
+		if stageName(must) == stageName(entryStage(d.flow, in.Step)) {
+			continue
+		}
+		m := move{d: d, must: must}
+		for _, c := range r.all() {
+			if c.stage != stageName(entryStage(d.flow, in.Step)) {
+				continue
+			}
+			if err := c.ask(ctx, func(p *Partition) error {
+				m.least = max(m.least, p.Sequence(d.input))
+				return nil
+			}); err != nil {
+				return nil, err
+			}
+		}
+		if err := r.dealtUpTo(ctx, d, m.least); err != nil {
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// dealtUpTo waits until a dealer has dealt all up to a place, or all that there is.
+func (r *Running) dealtUpTo(ctx context.Context, d *deal, at uint64) error {
+	in := &d.flow.Inputs[d.input]
+	for d.dealt.Load() < at {
+		newest, err := r.newest(ctx, in)
+		if err != nil {
+			return err
+		}
+		if d.dealt.Load() >= newest {
+			return nil
+		}
+		select {
+		case <-d.done:
+			return fmt.Errorf("flow %s: input %s has stopped; a revision that deals it by another key has to wait until it is read again", r.name, in.Stream)
+		default:
+		}
+		if err := r.system.clock.Sleep(ctx, 5*time.Millisecond); err != nil {
+			return fmt.Errorf("flow %s: input %s is dealt up to %d of %d: %w", r.name, in.Stream, d.dealt.Load(), at, err)
+		}
+	}
+	return nil
+}
+
+// newest is the sequence of the newest message that concerns an input.
+func (r *Running) newest(ctx context.Context, in *Input) (uint64, error) {
+	if len(in.Filter) == 0 {
+		info, err := r.system.streams.Info(ctx, in.Stream)
+		return info.Last, err
+	}
+	var newest uint64
+	for _, f := range in.Filter {
+		m, err := r.system.streams.LastOn(ctx, in.Stream, f)
+		if err != nil && !errors.Is(err, transport.ErrNotFound) {
+			return 0, err
+		}
+		newest = max(newest, m.Sequence)
+	}
+	return newest, nil
+}
+
+// move gives the partitions that are to read an input from now on the place up to which it was dealt. Their logs
+// have it before the revision is written: after a crash either the former stage goes on, or they do.
+func (r *Running) move(ctx context.Context, moves []move) error {
+	for _, m := range moves {
+		if err := r.openStages(ctx, [][]string{m.must}, false); err != nil {
+			return err
+		}
+		at := max(m.least, m.d.dealt.Load())
+		created := m.d.flow.Inputs[m.d.input].Created
+		for _, c := range r.all() {
+			if c.stage != stageName(m.must) {
+				continue
+			}
+			if err := c.ask(ctx, func(p *Partition) error { return p.Accept(ctx, m.d.input, created, at) }); err != nil {
+				return fmt.Errorf("partition %s: %w", c.name, err)
+			}
+		}
+	}
 	return nil
 }
 
