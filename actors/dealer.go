@@ -168,28 +168,33 @@ func (d *Dealer) Run(ctx context.Context, streams reading, from uint64) error {
 // pacer spaces out the reads of a busy input, so that a read brings many messages and every partition gets its
 // share of them at once. An input that is not busy is read as its messages come.
 type pacer struct {
-	last time.Time // of the read before
-	gap  time.Duration
+	since    time.Time // when the stretch began that is being measured
+	messages int       // read in it
+	gap      time.Duration
+	full     bool // the last read was of as many as one may bring
 }
 
 const (
-	paceEvery  = 4 * time.Millisecond // reads of a busy input
-	paceRate   = 10                   // messages in a millisecond that make an input a busy one
-	paceEnough = 500                  // a read of so many messages needs no wait
+	paceEvery   = 4 * time.Millisecond  // reads of a busy input
+	paceStretch = 20 * time.Millisecond // over which it is measured how busy an input is
+	paceRate    = 12                    // messages in a millisecond that make an input a busy one
+	paceEnough  = 500                   // a read of so many messages needs no wait
 )
 
 func (p *pacer) read(messages int) {
-	now := time.Now()
-	since := now.Sub(p.last)
-	p.gap = 0
-	if messages < paceEnough && since < time.Second && int64(messages)*int64(time.Millisecond) > paceRate*int64(since) {
-		p.gap = paceEvery
+	p.messages += messages
+	if now := time.Now(); now.Sub(p.since) >= paceStretch {
+		p.gap = 0
+		if int64(p.messages)*int64(time.Millisecond) > paceRate*int64(now.Sub(p.since)) {
+			p.gap = paceEvery
+		}
+		p.since, p.messages = now, 0
 	}
-	p.last = now
+	p.full = messages >= paceEnough
 }
 
 func (p *pacer) wait(ctx context.Context) error {
-	if p.gap == 0 {
+	if p.gap == 0 || p.full {
 		return nil
 	}
 	return realClock{}.Sleep(ctx, p.gap)

@@ -15,6 +15,7 @@ type Meter struct {
 	// Call is called for a sample of the calls of functions, if set, with the time that one took (seconds).
 	Call func(flow, step, function, mode string, took float64)
 
+	batches    atomic.Uint64
 	mu         sync.Mutex
 	steps      map[[2]string]*StepMeter
 	partitions map[string][2]int
@@ -79,7 +80,11 @@ func (m *Meter) gone(partition string) {
 	delete(m.partitions, partition)
 }
 
+// Batches is how many batches the partitions of this node have handled.
+func (m *Meter) Batches() uint64 { return m.batches.Load() }
+
 func (m *Meter) batch(flow string, w *work, start, end time.Time) {
+	m.batches.Add(1)
 	if m.Batch == nil || w.rows == 0 {
 		return
 	}

@@ -55,7 +55,7 @@ func (m InMemory) Run(ctx context.Context, set *flowdef.Set) (report InMemoryRep
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	go tuneCollector(ctx) // ends with ctx
+	go tuneCollector(ctx, func() uint64 { return 0 }) // ends with ctx
 	inner := memory.New(memory.Options{})
 	s := &sinkStreams{Streams: inner, output: m.Output, failed: cancel, sinks: make(map[string]*sink), logs: make(map[string]transport.Message),
 		logNext: 1 << 40}

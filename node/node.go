@@ -64,7 +64,9 @@ type Node struct {
 
 // Run starts a node and keeps it going until ctx ends; then it drains and stops.
 func Run(ctx context.Context, o Options) error {
-	go tuneCollector(ctx) // ends with ctx
+	meter := new(actors.Meter)
+	go tuneCollector(ctx, meter.Batches) // ends with ctx
+	o.meter = meter
 	n, err := Start(ctx, o)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -94,7 +96,10 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{opt: o, log: o.logger(), started: time.Now().UTC(), problems: make(map[string]string), meter: new(actors.Meter)}
+	n := &Node{opt: o, log: o.logger(), started: time.Now().UTC(), problems: make(map[string]string), meter: o.meter}
+	if n.meter == nil {
+		n.meter = new(actors.Meter)
+	}
 	n.phase.Store("starting")
 	defer func() {
 		if err != nil {

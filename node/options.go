@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kisflow/kisflow/actors"
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/kis"
 )
@@ -40,6 +41,8 @@ type Options struct {
 
 	Functions []kis.Function
 	LogOutput io.Writer // default os.Stderr
+
+	meter *actors.Meter // nil: the node's own
 }
 
 func (o Options) withDefaults() Options {
