@@ -88,7 +88,15 @@ type simState struct {
 	Sum int64    `json:"sum"`
 }
 
-func text(r *kis.Row, name string) string { v, _ := r.Get(name); return v.Text() }
+// text and number are a field's value, or nothing where it is missing.
+func text(r *kis.Row, name string) string {
+	v, ok := r.Get(name)
+	if !ok {
+		return ""
+	}
+	return v.Text()
+}
+
 func number(r *kis.Row, name string) int64 {
 	v, _ := r.Get(name)
 	return v.Int()
