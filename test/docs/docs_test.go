@@ -29,30 +29,19 @@ const (
 	longest = 3 * time.Minute
 )
 
-var bin string // folder of the binaries
-
-func TestMain(m *testing.M) {
-	code, err := func() (int, error) {
-		dir, err := os.MkdirTemp("", "kisflow-docs")
-		if err != nil {
-			return 1, err
+// binaries builds what the pages run, once, and returns its folder. It is done as make build does it, so that what
+// that has compiled is there already.
+func binaries(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, p := range []string{"github.com/kisflow/kisflow/cmd/kisnode", "github.com/kisflow/kisflow/cmd/kisctl", "github.com/nats-io/nats-server/v2"} {
+		c := exec.Command("go", "build", "-o", dir+"/", p)
+		c.Dir = root
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", p, err, out)
 		}
-		defer os.RemoveAll(dir)
-		bin = dir
-		for _, p := range []string{"github.com/kisflow/kisflow/cmd/kisnode", "github.com/kisflow/kisflow/cmd/kisctl", "github.com/nats-io/nats-server/v2"} {
-			// As make build does it, so that what that has compiled is there already.
-			c := exec.Command("go", "build", "-o", dir+"/", p)
-			c.Dir = root
-			if out, err := c.CombinedOutput(); err != nil {
-				return 1, fmt.Errorf("build %s: %w\n%s", p, err, out)
-			}
-		}
-		return m.Run(), nil
-	}()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
 	}
-	os.Exit(code)
+	return dir
 }
 
 // pages are those with examples, from the root.
@@ -68,6 +57,7 @@ func TestExamples(t *testing.T) {
 	if _, err := exec.LookPath("bash"); err != nil {
 		t.Fatal("the examples are written for bash: ", err)
 	}
+	bin := binaries(t)
 	for _, p := range pages(t) {
 		t.Run(filepath.Base(p), func(t *testing.T) {
 			t.Parallel()
@@ -82,7 +72,7 @@ func TestExamples(t *testing.T) {
 			if len(blocks) == 0 {
 				t.Fatalf("%s has no example", p)
 			}
-			s := open(t, p)
+			s := open(t, p, bin)
 			for _, b := range blocks {
 				if b.file != "" {
 					s.write(b.file, b.text)
@@ -106,7 +96,7 @@ type shell struct {
 	marks int
 }
 
-func open(t *testing.T, page string) *shell {
+func open(t *testing.T, page, bin string) *shell {
 	s := &shell{t: t, page: filepath.Base(page), dir: t.TempDir(), ports: make(map[string]string)}
 	c := exec.Command("bash", "--noprofile", "--norc")
 	c.Dir = s.dir
