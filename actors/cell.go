@@ -129,7 +129,7 @@ func (c *cell) answer(f func(*Partition) error) (err error) {
 	if fatal(err) {
 		c.fail(err)
 	}
-	c.restless.Store(c.p.Restless())
+	c.giveBack(0) // a command may have made room
 	return err
 }
 
