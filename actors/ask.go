@@ -210,11 +210,13 @@ type InputStatus struct {
 	Reason  error  // why it is not being read
 }
 
-// Inputs tells of all inputs.
+// Inputs tells of all inputs. Of one whose stream does not answer it tells what is known, and the reason.
 func (r *Running) Inputs(ctx context.Context) ([]InputStatus, error) {
 	r.mu.Lock()
 	deals := append([]*deal(nil), r.deals...)
 	r.mu.Unlock()
+	limit, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	var all []InputStatus
 	for _, d := range deals {
 		in := &d.flow.Inputs[d.input]
@@ -222,11 +224,14 @@ func (r *Running) Inputs(ctx context.Context) ([]InputStatus, error) {
 		d.mu.Lock()
 		st.Reason = d.reason
 		d.mu.Unlock()
-		newest, err := r.newest(ctx, in)
-		if err != nil {
-			return nil, err
+		newest, err := r.newest(limit, in)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
-		st.Last = newest
+		if err != nil && st.Reason == nil {
+			st.Reason = fmt.Errorf("how far it is behind is not known: %w", err)
+		}
+		st.Last = max(newest, st.Dealt)
 		st.Lag = st.Last - min(st.Last, st.Dealt)
 		all = append(all, st)
 	}
@@ -238,8 +243,8 @@ type PartitionStatus struct {
 	Name        string
 	Stage       string
 	Number      int
-	State       string // recovering, running, stopped
-	Reason      error
+	State       string // recovering, running, waiting, stopped
+	Reason      error  // why it has stopped, or what it waits for
 	Recovered   uint64 // of Of log positions, while recovering
 	Of          uint64
 	Epoch       uint64
@@ -252,30 +257,61 @@ type PartitionStatus struct {
 	Snapshot    string
 }
 
-// Partitions tells of all partitions.
+// askLimit is how long Inputs and Partitions wait for answers, all together. What does not answer by then is
+// told as it was known last, with the reason.
+const askLimit = 2 * time.Second
+
+// Partitions tells of all partitions. One that waits, for NATS or for room on a disk, is told as it answered last.
 func (r *Running) Partitions(ctx context.Context) ([]PartitionStatus, error) {
+	limit, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	var all []PartitionStatus
 	for _, c := range r.all() {
-		st := PartitionStatus{Name: c.name, Stage: c.stage, Number: c.number, State: cellState(c.state.Load()).String()}
-		c.mu.Lock()
-		st.Reason, st.Recovered, st.Of = c.reason, c.done, c.of
-		c.mu.Unlock()
-		c.credit.mu.Lock()
-		st.Waiting = c.credit.rows
-		c.credit.mu.Unlock()
-		if cellState(c.state.Load()) == cellRunning {
-			err := c.ask(ctx, func(p *Partition) error {
-				st.Epoch, st.Commits, st.Revision, st.Committed = p.meta.Epoch, p.meta.Number, p.meta.Revision, p.Age()
-				st.DeadLetters, st.Pending, st.Snapshot = p.meta.DeadLetters, p.pending.rows, p.meta.Snapshot
-				return nil
-			})
-			if err != nil && !c.dead() {
-				return nil, err
-			}
+		all = append(all, c.status(limit))
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
-		all = append(all, st)
 	}
 	return all, nil
+}
+
+// status tells how the partition is.
+func (c *cell) status(ctx context.Context) PartitionStatus {
+	c.mu.Lock()
+	st := c.known
+	c.mu.Unlock()
+	waits := c.p.waits.Load()
+	if cellState(c.state.Load()) == cellRunning && waits == nil {
+		now := PartitionStatus{}
+		err := c.ask(ctx, func(p *Partition) error {
+			now.Epoch, now.Commits, now.Revision, now.Committed = p.meta.Epoch, p.meta.Number, p.meta.Revision, p.Age()
+			now.DeadLetters, now.Pending, now.Snapshot = p.meta.DeadLetters, p.pending.rows, p.meta.Snapshot
+			c.mu.Lock()
+			c.known = now
+			c.mu.Unlock()
+			return nil
+		})
+		if err == nil {
+			st = now
+		} else if waits = c.p.waits.Load(); waits == nil {
+			waits = &err
+		}
+	}
+	state := cellState(c.state.Load())
+	st.Name, st.Stage, st.Number, st.State = c.name, c.stage, c.number, state.String()
+	if state == cellRunning && waits != nil {
+		st.State, st.Reason = "waiting", *waits
+	}
+	c.mu.Lock()
+	if c.reason != nil {
+		st.Reason = c.reason
+	}
+	st.Recovered, st.Of = c.done, c.of
+	c.mu.Unlock()
+	c.credit.mu.Lock()
+	st.Waiting = c.credit.rows
+	c.credit.mu.Unlock()
+	return st
 }
 
 // Waiting is how many rows wait for the partitions.

@@ -31,7 +31,8 @@ type cell struct {
 
 	mu     sync.Mutex
 	reason error
-	done   uint64 // records read in recovery
+	known  PartitionStatus // what it answered last
+	done   uint64          // records read in recovery
 	of     uint64
 }
 
@@ -61,6 +62,7 @@ type (
 // receive handles one message. Only the mailbox's goroutine calls it.
 func (c *cell) receive(message any) {
 	defer func() {
+		c.p.waits.Store(nil)
 		if r := recover(); r != nil {
 			c.fail(fmt.Errorf("partition %s: %w\n%s", c.name, fmt.Errorf("broken: %v", r), debug.Stack()))
 		}

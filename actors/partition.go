@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/kisflow/kisflow/kis"
@@ -118,6 +119,8 @@ type Partition struct {
 	name   string
 	ports  Ports
 	opt    Options
+
+	waits atomic.Pointer[error] // what it waits for in its turn, for those who cannot ask meanwhile; nil: nothing
 
 	steps       []step // all of the flow's, by index; those of other stages have no runner
 	stream      string // of the log
@@ -334,6 +337,9 @@ func (p *Partition) commit(ctx context.Context, r *proto.Record) (logged, error)
 			return at(sequence), nil
 		case errors.Is(err, transport.ErrFenced):
 			last, hash, rerr := p.lastRecord(ctx)
+			if errors.Is(rerr, ErrDamagedLog) { // somebody else has written there: no waiting mends it
+				return logged{}, rerr
+			}
 			if rerr != nil {
 				err = rerr
 				break
@@ -356,6 +362,10 @@ func (p *Partition) commit(ctx context.Context, r *proto.Record) (logged, error)
 func (p *Partition) retry(ctx context.Context, try int, what string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w (last: %w)", what, ctx.Err(), err)
+	}
+	if try >= 3 {
+		why := fmt.Errorf("waiting: %s: %w", what, err)
+		p.waits.Store(&why)
 	}
 	if try == 3 || try%50 == 49 {
 		p.ports.Logger.Warn("waiting: "+what, "partition", p.name, "tries", try+1, "error", err)

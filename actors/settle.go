@@ -24,7 +24,7 @@ func (p *Partition) settle(ctx context.Context) error {
 			try = -1
 			continue
 		}
-		if errors.Is(err, ErrFenced) || errors.Is(err, transport.ErrNotFound) || errors.Is(err, transport.ErrTooLarge) {
+		if errors.Is(err, ErrFenced) || errors.Is(err, ErrDamagedLog) || errors.Is(err, transport.ErrNotFound) || errors.Is(err, transport.ErrTooLarge) {
 			return err
 		}
 		if err := p.retry(ctx, try, "store outputs", err); err != nil {

@@ -80,6 +80,9 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 			s.Problems = append(s.Problems, "flow "+f.Name+": "+f.Reason)
 		} else {
 			s.Running++
+			if f.Reason != "" {
+				s.Problems = append(s.Problems, "flow "+f.Name+": "+f.Reason)
+			}
 		}
 		s.EventsIn += f.EventsIn
 		s.EventsOut += f.EventsOut
@@ -131,8 +134,12 @@ func (n *Node) summary(ctx context.Context, name string) (api.FlowSummary, error
 	}
 	for _, i := range inputs {
 		f.Lag += i.Lag
-		if i.Reason != nil && errors.Is(i.Reason, actors.ErrInput) {
+		switch {
+		case i.Reason == nil:
+		case errors.Is(i.Reason, actors.ErrInput):
 			f.State, f.Reason = api.StateStopped, i.Reason.Error()
+		case f.Reason == "": // it is tried again
+			f.Reason = "input " + i.Stream + ": " + i.Reason.Error()
 		}
 	}
 	f.Lag += uint64(r.Waiting())
@@ -142,8 +149,12 @@ func (n *Node) summary(ctx context.Context, name string) (api.FlowSummary, error
 	}
 	for _, p := range parts {
 		f.DeadLetters += p.DeadLetters
-		if p.Reason != nil {
+		switch {
+		case p.Reason == nil:
+		case p.State == "stopped":
 			f.State, f.Reason = api.StateStopped, p.Reason.Error()
+		case f.State != api.StateStopped:
+			f.Reason = "partition " + p.Name + ": " + p.Reason.Error()
 		}
 	}
 	return f, nil

@@ -237,7 +237,7 @@ func (r *inMemoryRun) busy(ctx context.Context, report *InMemoryReport) (bool, e
 			return false, err
 		}
 		for _, p := range partitions {
-			if p.Reason != nil {
+			if p.State == "stopped" {
 				return false, fmt.Errorf("partition %s: %w", p.Name, p.Reason)
 			}
 			busy = busy || p.Waiting > 0

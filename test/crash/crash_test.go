@@ -254,7 +254,7 @@ func (r *run) settled(w *wanted) {
 	for end := time.Now().Add(settleLimit); ; time.Sleep(50 * time.Millisecond) {
 		s, err := r.client.Status(context.Background())
 		r.must(err)
-		if len(s.Problems) > 0 {
+		if s.Stopped > 0 {
 			r.Fatalf("problems: %q\n%s", s.Problems, r.node.Log())
 		}
 		if s.Lag > 0 || s.DeadLetters < uint64(w.letters) {
