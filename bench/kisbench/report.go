@@ -112,10 +112,10 @@ func (r *report) rest(all []rest) {
 	}{
 		{"idle, no keys: percent of a core", func(x rest) float64 { return x.IdleEmpty }, 2},
 		{fmt.Sprintf("idle, %d keys: percent of a core", all[0].Keys), func(x rest) float64 { return x.IdleKeys }, 2},
-		{"memory at the start: MB", func(x rest) float64 { return float64(x.MemoryEmpty) / 1e6 }, 0},
-		{fmt.Sprintf("memory with %d keys: MB", all[0].Keys), func(x rest) float64 { return float64(x.MemoryKeys) / 1e6 }, 0},
-		{"memory an idle key beyond its state: bytes", func(x rest) float64 { return x.KeyBytes }, 600},
-		{"memory each further idle key beyond its state: bytes", func(x rest) float64 { return x.NextBytes }, 0},
+		{"memory at the start, JetStream in it: MB", func(x rest) float64 { return float64(x.MemoryEmpty) / 1e6 }, 0},
+		{fmt.Sprintf("memory with %d keys, JetStream in it: MB", all[0].Keys), func(x rest) float64 { return float64(x.MemoryKeys) / 1e6 }, 0},
+		{"memory an idle key beyond its state, NATS outside: bytes", func(x rest) float64 { return x.KeyBytes }, 600},
+		{"memory each further idle key, NATS outside: bytes", func(x rest) float64 { return x.NextBytes }, 0},
 		{"kill -9 to ready: s", func(x rest) float64 { return x.Ready }, 5},
 		{"kill -9 to the next output: s", func(x rest) float64 { return x.Recovered }, 5},
 	} {
