@@ -124,7 +124,9 @@ var descName = regexp.MustCompile(`fqName: "([^"]+)"`)
 // original are the metrics that the original KisFlow has too.
 var original = []string{"kisflow_data_total", "flow_data_total", "flow_schedule_cnts", "func_schedule_cnts", "func_run_duration", "flow_run_duration"}
 
-func ours(name string) bool { return strings.HasPrefix(name, "kisflow_") || slices.Contains(original, name) }
+func ours(name string) bool {
+	return strings.HasPrefix(name, "kisflow_") || slices.Contains(original, name)
+}
 
 var (
 	sample = regexp.MustCompile(`^([a-z_]+)(?:\{(.*)\})? \S+$`)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,12 +18,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kisflow/kisflow/test/process"
 )
 
 const (
 	root = "../.."
 	// typing is how long the state of a node may take to be what a page says.
-	typing = 20 * time.Second
+	typing = time.Minute
 	// longest is how long one command may take; the pages' own programs are linked within it.
 	longest = 3 * time.Minute
 )
@@ -101,7 +102,7 @@ func open(t *testing.T, page, bin string) *shell {
 	c := exec.Command("bash", "--noprofile", "--norc")
 	c.Dir = s.dir
 	c.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "KISFLOW_SERVER=http://"+s.port("127.0.0.1:7070"), "KISFLOW_NATS=",
-		"GOFLAGS=-mod=mod", "GOWORK=off", "GOPROXY=off", "LC_ALL=C.UTF-8")
+		"GOFLAGS=-mod=mod", "GOWORK=off", "LC_ALL=C.UTF-8")
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, w, err := os.Pipe()
 	if err == nil {
@@ -129,12 +130,7 @@ var address = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 // port is the free address that stands for one of the page.
 func (s *shell) port(of string) string {
 	if s.ports[of] == "" {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		defer l.Close()
-		s.ports[of] = l.Addr().String()
+		s.ports[of] = process.FreeAddress(s.t)
 	}
 	return s.ports[of]
 }
