@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -135,5 +136,53 @@ func TestChangeOfTheFirstStage(t *testing.T) {
 		if n := b.total(r, "count"); n != int64(published) {
 			t.Fatalf("revision %d: %d events counted, %d published", revision, n, published)
 		}
+	}
+}
+
+// TestAChangeThatIsCutShort: whether the revision was written or not, nothing is counted twice and nothing left out.
+func TestAChangeThatIsCutShort(t *testing.T) {
+	for _, written := range []bool{false, true} {
+		t.Run(fmt.Sprintf("written %v", written), func(t *testing.T) {
+			opt := Options{Partitions: 3}
+			b := newRunningBench(t, opt)
+			count := Step{Name: "count", Function: countFunction(), Must: user}
+			before := func() *Flow { return b.flow(1, count) }
+			after := func() *Flow { return b.flow(2, Step{Name: "pass", Function: passFunction()}, count) }
+			r, err := b.system.Start(t.Context(), before())
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.publish(0, 50)
+			b.total(r, "count")
+			b.publish(50, 90)
+			cut := errors.New("the catalog is full")
+			if written {
+				cut = transport.ErrDoubt
+			}
+			if err := r.Change(t.Context(), after(), func() error { return cut }); !errors.Is(err, cut) {
+				t.Fatalf("change says %v, want %v", err, cut)
+			}
+			b.publish(90, 100)
+			if !written { // the flow goes on as it was, and the change is made again
+				if n := b.total(r, "count"); n != 100 {
+					t.Errorf("%d events counted, 100 published", n)
+				}
+				if err := r.Change(t.Context(), after(), func() error { return nil }); err != nil {
+					t.Fatal(err)
+				}
+			} else { // the process dies, and the next one finds the revision
+				if err := r.Stop(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				b.start(opt)
+				if r, err = b.system.Start(t.Context(), after()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.publish(100, 130)
+			if n := b.total(r, "count"); n != 130 {
+				t.Errorf("%d events counted, 130 published", n)
+			}
+		})
 	}
 }

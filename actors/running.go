@@ -648,7 +648,8 @@ func (r *Running) busy(ctx context.Context) (bool, error) {
 }
 
 // Change switches a flow to its next revision at one exact place: what has come in is finished under the old
-// one, and written is called, before any row meets the new one. On an error the flow has stopped.
+// one, and written is called, before any row meets the new one. If written fails, the flow goes on under the old one,
+// unless its error is transport.ErrDoubt; on any other error the flow has stopped.
 func (r *Running) Change(ctx context.Context, f *Flow, written func() error) error {
 	moves, err := r.moves(ctx, f)
 	if err != nil {
@@ -666,6 +667,9 @@ func (r *Running) Change(ctx context.Context, f *Flow, written func() error) err
 		return err
 	}
 	if err := written(); err != nil {
+		if errors.Is(err, transport.ErrDoubt) { // then no partition may read on, neither the former ones nor the next
+			return fmt.Errorf("flow %s: whether revision %d is in force is not known until the node starts again: %w", f.Name, f.Revision, err)
+		}
 		r.deal()
 		return err
 	}
