@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kisflow/kisflow/api"
+	"github.com/kisflow/kisflow/flowdef"
 )
 
 // applyTimeout is how long an apply may take beyond --timeout: it waits until the partitions have the change.
@@ -149,6 +151,11 @@ func (a *app) readFiles(paths []string) ([]api.File, error) {
 		}
 		if len(files) == maxFiles {
 			return fmt.Errorf("there are more than %d files", maxFiles)
+		}
+		if !utf8.Valid(text) { // on the way to the node it would become other text
+			for _, m := range flowdef.Parse(name, text, new(flowdef.Set)) {
+				return fmt.Errorf("line %d, column %d: %s; %s; nothing was changed", m.Pos.Line, m.Pos.Column, m.Message, m.Hint)
+			}
 		}
 		files = append(files, api.File{Name: name, Text: string(text)})
 		return nil
