@@ -291,23 +291,24 @@ func (d *Dealer) entry(ctx context.Context, m *transport.Message, metas []kis.Me
 		if index == 0 {
 			size = len(m.Data) // the rest of the message comes along
 		}
-		fault = d.put(ctx, d.hands[d.partition(row, m.Sequence)], it, size)
+		fault = d.put(ctx, d.hands[d.partition(row, in.Stream, m.Sequence)], it, size)
 	})
 	return metas, fault
 }
 
 // partition is the one that a row starts in. Rows without a readable key belong to the partition of the hash
-// of their stream and sequence.
-func (d *Dealer) partition(row *kis.Row, sequence uint64) int {
+// of their origin and number: stream and sequence, or of a Save the sender and the envelope, which is in another
+// place of the stream if it comes again.
+func (d *Dealer) partition(row *kis.Row, origin string, number uint64) int {
 	if row != nil && len(d.key) > 0 {
 		var err error
 		if d.keybuf, err = kis.AppendKey(d.keybuf[:0], row, d.key); err == nil {
 			return partitionOf(slotOf(d.keybuf), d.partitions)
 		}
 	}
-	d.keybuf = append(d.keybuf[:0], d.flow.Inputs[d.input].Stream...)
+	d.keybuf = append(d.keybuf[:0], origin...)
 	for i := range 8 {
-		d.keybuf = append(d.keybuf, byte(sequence>>(8*i)))
+		d.keybuf = append(d.keybuf, byte(number>>(8*i)))
 	}
 	return partitionOf(slotOf(d.keybuf), d.partitions)
 }
@@ -358,7 +359,7 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 		}
 		h := to
 		if h == nil {
-			h = d.hands[d.partition(row, m.Sequence)]
+			h = d.hands[d.partition(row, e.Sender, e.Number)]
 		} else {
 			it.Jumps = int(id.Jumps)
 			if it.Step = d.step(&e, id); it.Step < 0 && it.Row != nil {

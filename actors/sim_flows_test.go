@@ -385,7 +385,7 @@ func newEvent(rng *rand.Rand, ps []*program, id int, now time.Time, mischief flo
 				acts = append(acts, "back:"+p.steps[rng.IntN(i+1)].name+":"+[]string{"1", "2", "100"}[rng.IntN(3)])
 			}
 			a := acts[rng.IntN(len(acts))]
-			if strings.HasSuffix(a, ":100") { // it goes round until it may not: without a fan-out on its way
+			if strings.HasPrefix(a, "back:") { // it goes round: without a fan-out on its way
 				e.split, e.copies = 1, min(e.copies, 1)
 			}
 			e.do[in.name] = a
