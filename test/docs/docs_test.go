@@ -182,7 +182,7 @@ var (
 	starts  = regexp.MustCompile(`(?m)(^|\s)(kisnode|\./\w+)( --(data|config) .*)`)
 	listens = regexp.MustCompile(` --listen (\S+)`)
 	reading = regexp.MustCompile(`^kisctl (state|deadletters list|deadletters show|describe|get|lag|status|tail .*--no-follow|doctor)\b`)
-	killed  = regexp.MustCompile(`^bash: line \d+: +\d+ (Killed|Terminated) `)
+	killed  = regexp.MustCompile(`^bash: line \d+: +\d+ (Killed|Terminated)\b`)
 )
 
 // run runs one command, and fails the test unless it ends with 0 and prints what the page says.
