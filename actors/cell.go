@@ -24,6 +24,7 @@ type cell struct {
 	held      int                      // rows whose credit is kept back while the partition is full
 	working   bool                     // a work message is in the mailbox, or on its way
 	busy      bool                     // the last batch was of a size that says that more is coming
+	worked    time.Time                // when the last batch was done
 	state     atomic.Int32             // cellState
 	restless  atomic.Bool
 	linger    *time.Timer
@@ -98,7 +99,9 @@ func (c *cell) receive(message any) {
 			c.fail(err)
 			return
 		}
-		c.busy = taken >= lingerRows
+		now := time.Now()
+		c.busy = taken >= lingerRows && int64(taken)*int64(time.Millisecond) > lingerRate*int64(now.Sub(c.worked))
+		c.worked = now
 		c.giveBack(taken)
 		c.work()
 	case tickMessage:
@@ -145,7 +148,8 @@ func (c *cell) dead() bool { return cellState(c.state.Load()) == cellFailed }
 // A partition that is busy waits a little for its batch to fill: a commit costs about as much processor time as
 // thirty rows do. One that is not takes what is there at once, so that a lone row does not wait.
 const (
-	lingerRows = 12                    // a batch of so many rows says that the partition is busy
+	lingerRows = 12                    // a batch of so many rows, and
+	lingerRate = 2                     // so many in a millisecond since the one before, say that the partition is busy
 	fullRows   = 256                   // so many waiting rows are worth a commit at once
 	lingerTime = 12 * time.Millisecond // the longest wait
 )
