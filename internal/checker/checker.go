@@ -92,9 +92,15 @@ func (c *Checker) Errors() []error {
 	return errs
 }
 
+// seen is the member of a chain that was seen last.
+type seen struct {
+	member string
+	n      int
+}
+
 func (l *list) check(name string) []error {
 	var errs []error
-	last := make(map[string]place) // of each chain, the member seen last: its name and place
+	last := make(map[string]seen) // of each chain
 	for _, w := range l.want {
 		w.count = 0
 	}
@@ -110,9 +116,9 @@ func (l *list) check(name string) []error {
 		}
 		for _, p := range w.chains {
 			if before, ok := last[p.chain]; ok && before.n > p.n {
-				errs = append(errs, fmt.Errorf("%s: %s comes after %s, and had to come before it (chain %s)", name, m, before.chain, p.chain))
+				errs = append(errs, fmt.Errorf("%s: %s comes after %s, and had to come before it (chain %s)", name, m, before.member, p.chain))
 			}
-			last[p.chain] = place{m, p.n}
+			last[p.chain] = seen{m, p.n}
 		}
 	}
 	var missing []string
