@@ -34,7 +34,7 @@ func (r *Running) State(ctx context.Context, step string, key kis.Key) (KeyState
 		return KeyState{}, err
 	}
 	var e KeyState
-	err = c.ask(ctx, func(p *Partition) (err error) {
+	err = c.query(ctx, func(p *Partition) (err error) {
 		e, err = p.State(step, key)
 		return err
 	})
@@ -58,7 +58,7 @@ func (r *Running) States(ctx context.Context, step, place string, limit int, mat
 			return nil, "", fmt.Errorf("%w: step %s keeps no state by key", ErrUnknown, step)
 		}
 		looked := 0
-		err := c.ask(ctx, func(p *Partition) error {
+		err := c.query(ctx, func(p *Partition) error {
 			return p.States(step, after, func(e KeyState, at []byte) bool {
 				if looked++; match == nil || match(e.Key) {
 					entries = append(entries, e)
@@ -104,7 +104,7 @@ func (r *Running) DeadLetters(ctx context.Context, place string, limit int, matc
 	cells := r.all()
 	for ; number < len(cells); number++ {
 		looked := 0
-		err := cells[number].ask(ctx, func(p *Partition) error {
+		err := cells[number].query(ctx, func(p *Partition) error {
 			return p.DeadLetters(after, func(l Letter, at []byte) bool {
 				if looked++; match == nil || match(l) {
 					letters = append(letters, l)
@@ -130,7 +130,7 @@ func (r *Running) DeadLetter(ctx context.Context, id string) (l Letter, err erro
 	if err != nil {
 		return l, err
 	}
-	err = c.ask(ctx, func(p *Partition) (err error) {
+	err = c.query(ctx, func(p *Partition) (err error) {
 		l, err = p.DeadLetter(key)
 		return err
 	})

@@ -224,6 +224,14 @@ func (c *cell) deliver(ctx context.Context, k *Chunk) error {
 	return nil
 }
 
+// query is ask for a question that may be asked again: while the partition waits it is refused with what for.
+func (c *cell) query(ctx context.Context, f func(*Partition) error) error {
+	if waits := c.p.waits.Load(); waits != nil && !c.dead() {
+		return fmt.Errorf("%w: partition %s: %w", ErrWaiting, c.name, *waits)
+	}
+	return c.ask(ctx, f)
+}
+
 // ask runs f in the partition's turn.
 func (c *cell) ask(ctx context.Context, f func(*Partition) error) error {
 	done := make(chan error, 1)

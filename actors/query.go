@@ -15,6 +15,9 @@ import (
 // ErrNoState: the key has no state.
 var ErrNoState = errors.New("no state")
 
+// ErrWaiting: the partition waits for NATS or for room on a disk, and answers no questions meanwhile.
+var ErrWaiting = errors.New("no answer now")
+
 // ErrUnknown: the flow has no such step, or the partition no such dead letter.
 var ErrUnknown = errors.New("unknown")
 

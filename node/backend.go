@@ -463,7 +463,7 @@ func answer(err error) error {
 		return api.Errorf(api.ErrNoState, "the key has no state")
 	case errors.Is(err, actors.ErrUnknown):
 		return api.Errorf(api.ErrNotFound, "%s", strings.TrimPrefix(err.Error(), "unknown: "))
-	case errors.Is(err, actors.ErrStopped), errors.Is(err, actors.ErrFenced), errors.Is(err, actors.ErrDamagedLog), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, actors.ErrWaiting), errors.Is(err, actors.ErrStopped), errors.Is(err, actors.ErrFenced), errors.Is(err, actors.ErrDamagedLog), errors.Is(err, context.DeadlineExceeded):
 		return api.Errorf(api.ErrUnavailable, "%s", err)
 	}
 	return err
