@@ -21,7 +21,7 @@ func (n *Node) startFlows(ctx context.Context, files *flowdef.Set) error {
 	target := n.set
 	if files != nil {
 		target = n.set.Overlay(files)
-		if err := Lint(target, n.opt.Functions, true).Errors().Err(); err != nil {
+		if err := Lint(target, n.opt.Functions, false).Errors().Err(); err != nil {
 			return err
 		}
 	}
@@ -41,8 +41,19 @@ func (n *Node) startFlows(ctx context.Context, files *flowdef.Set) error {
 		}
 		n.log.Info("flow runs", "flow", name, "revision", e.Revision, "recovered_in", time.Since(begin).Round(time.Millisecond).String())
 	}
-	return n.apply(ctx, target)
+	// A flow that cannot run, for want of a connector say, is a problem of its own: the others run.
+	err := n.apply(ctx, target)
+	var failed *flowError
+	if errors.As(err, &failed) && ctx.Err() == nil {
+		return nil
+	}
+	return err
 }
+
+// flowError is what keeps flows from running, each with its reason; the definitions were taken over.
+type flowError struct{ error }
+
+func (e *flowError) Unwrap() error { return e.error }
 
 func (n *Node) problem(flow string, err error) {
 	n.log.Error("flow does not run", "flow", flow, "error", err)
@@ -105,21 +116,23 @@ func (n *Node) apply(ctx context.Context, target *flowdef.Set) error {
 		written = true
 		return n.catalog.save(ctx, n.streams)
 	}
-	var errs []error
+	var errs []error // of flows
 	for _, def := range target.Flows {
 		if err := n.applyFlow(ctx, target, def, save); err != nil {
 			n.problem(def.Name, err)
 			errs = append(errs, fmt.Errorf("flow %s: %w", def.Name, err))
 		}
 	}
-	if !written {
-		docs := fingerprint(n.catalog.Definitions)
-		if docs != n.lastSaved {
-			errs = append(errs, save())
+	if docs := fingerprint(n.catalog.Definitions); !written && docs != n.lastSaved {
+		if err := save(); err != nil {
+			return err
 		}
 	}
 	n.lastSaved = fingerprint(n.catalog.Definitions)
-	return errors.Join(errs...)
+	if len(errs) > 0 {
+		return &flowError{errors.Join(errs...)}
+	}
+	return nil
 }
 
 func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.Flow, save func() error) error {

@@ -92,6 +92,13 @@ const stopWithin = 10 * time.Second
 // Start starts a node: it returns when the API answers and all flows have been started; what a flow's partitions
 // recover is done by then, or in the status.
 func Start(ctx context.Context, o Options) (_ *Node, err error) {
+	files, err := definitions(o)
+	if err != nil {
+		return nil, err
+	}
+	if files != nil {
+		o = o.under(files.Global) // a folder of definitions may hold the node's settings, as the original's do
+	}
 	o = o.withDefaults()
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -108,10 +115,6 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 			_ = n.Close(stop)
 		}
 	}()
-	files, err := n.definitions()
-	if err != nil {
-		return nil, err
-	}
 	if err := n.lockData(ctx); err != nil {
 		return nil, err
 	}
@@ -172,11 +175,11 @@ func owner() string {
 }
 
 // definitions reads the files of --flows, and refuses to start where one is wrong.
-func (n *Node) definitions() (*flowdef.Set, error) {
-	if len(n.opt.Flows) == 0 {
+func definitions(o Options) (*flowdef.Set, error) {
+	if len(o.Flows) == 0 {
 		return nil, nil
 	}
-	set, mistakes := flowdef.Load(n.opt.Flows...)
+	set, mistakes := flowdef.Load(o.Flows...)
 	if err := mistakes.Errors().Err(); err != nil {
 		return nil, err
 	}

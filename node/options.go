@@ -110,7 +110,10 @@ func (o Options) under(g *flowdef.Global) Options {
 	set(&o.Durability, g.Durability)
 	set(&o.LogFormat, g.LogFormat)
 	set(&o.LogLevel, g.LogLevel)
-	set(&o.PrometheusServe, g.PrometheusServe)
+	if g.PrometheusEnable && g.PrometheusListen { // the original listens only when both are set
+		set(&o.PrometheusServe, g.PrometheusServe)
+		o.PrometheusListen = true
+	}
 	if len(o.Flows) == 0 {
 		o.Flows = g.Flows
 	}
@@ -118,7 +121,6 @@ func (o Options) under(g *flowdef.Global) Options {
 		o.StateCache = g.StateCache
 	}
 	o.PrometheusEnable = o.PrometheusEnable || g.PrometheusEnable
-	o.PrometheusListen = o.PrometheusListen || g.PrometheusListen
 	return o
 }
 

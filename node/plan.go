@@ -51,7 +51,33 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 			}
 		}
 	}
+	mistakes = append(mistakes, lintConnectors(set, known, mustRun)...)
 	mistakes.Sort()
+	return mistakes
+}
+
+// lintConnectors finds the Saves and Loads of enabled flows that this build has no connector for. They are
+// mistakes for a node that is to run them, and warnings for a reader.
+func lintConnectors(set *flowdef.Set, known map[string]bool, mustRun bool) flowdef.Mistakes {
+	var mistakes flowdef.Mistakes
+	said := make(map[string]bool)
+	for _, flow := range set.Flows {
+		for _, s := range flow.Steps {
+			fn := set.Funcs[s.Function.Value]
+			if !flow.Enabled || fn == nil || known[fn.Name] || said[fn.Name] || fn.Mode != string(kis.Save) && fn.Mode != string(kis.Load) {
+				continue
+			}
+			if _, ok := set.Handoff(fn); ok || set.Conns[fn.Option.Conn.Value] == nil {
+				continue
+			}
+			said[fn.Name] = true
+			m := flowdef.NewMistake(fn.Option.Conn.Pos, codeConnector, connectorMissing(set, fn).Error(), "")
+			if !mustRun {
+				m.Severity = flowdef.Warning
+			}
+			mistakes = append(mistakes, m)
+		}
+	}
 	return mistakes
 }
 
@@ -291,8 +317,8 @@ func connectorMissing(set *flowdef.Set, fn *flowdef.Func) error {
 	if c := set.Conns[fn.Option.Conn.Value]; c != nil {
 		typ = c.Type
 	}
-	return fmt.Errorf("%s: function %s: connector %s has type %q, for which this node has no %s; it has nats, and Go functions may do it",
-		codeConnector, fn.Name, fn.Option.Conn.Value, typ, fn.Mode)
+	return fmt.Errorf("function %s: connector %s has type %q, for which this build has no %s; it has nats, and a Go function of that name may do it",
+		fn.Name, fn.Option.Conn.Value, typ, fn.Mode)
 }
 
 func (pl *planner) function(set *flowdef.Set, fn *flowdef.Func) (kis.Function, error) {
