@@ -356,8 +356,10 @@ type Crash struct{ Point string }
 func isCrash(r any) bool { _, ok := r.(Crash); return ok }
 
 // callPile calls a Batch function, once for each key in the order of their first rows. If a call is refused,
-// its rows are tried one by one, so that only the bad ones are set aside.
+// its rows are tried one by one, so that only the bad ones are set aside. What the calls have caused goes on when all
+// are done, row by row in the rows' order, as it would without a Batch function.
 func (p *Partition) callPile(ctx context.Context, w *work, s *step, rows []piled) error {
+	slices.SortStableFunc(rows, func(a, b piled) int { return a.order - b.order }) // some came straight to this step
 	byKey := make(map[string][]piled, len(rows))
 	var keys []string
 	for _, r := range rows {
@@ -366,10 +368,12 @@ func (p *Partition) callPile(ctx context.Context, w *work, s *step, rows []piled
 		}
 		byKey[r.key] = append(byKey[r.key], r)
 	}
+	var all []caused
 	for _, k := range keys {
 		rows := byKey[k]
-		err := p.callRows(ctx, w, s, k, rows)
+		c, err := p.callRows(ctx, w, s, k, rows)
 		if err == nil {
+			all = append(all, c...)
 			continue
 		}
 		if isOwn(err) {
@@ -387,15 +391,37 @@ func (p *Partition) callPile(ctx context.Context, w *work, s *step, rows []piled
 				p.pend(w, s, []byte(k), r.row, r.meta, r.jumps, 0, 0, nil)
 				continue
 			}
-			if err := p.callRows(ctx, w, s, k, []piled{r}); err != nil {
+			c, err := p.callRows(ctx, w, s, k, []piled{r})
+			if err != nil {
 				w.order = r.order
 				if err := p.refused(w, s, []byte(k), r.row, r.meta, r.jumps, 0, err); err != nil {
 					return err
 				}
 			}
+			all = append(all, c...)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b caused) int { return a.order - b.order })
+	for i := range all {
+		c := &all[i]
+		w.order = c.order
+		next, err := p.after(ctx, w, s, &c.call, c.meta, &c.jumps)
+		if err == nil && next.row != nil {
+			err = p.walk(ctx, w, next.row, c.meta, next.step, c.jumps)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// caused is what one row of a Batch function's call has caused.
+type caused struct {
+	call  kis.Call
+	meta  *kis.Meta
+	jumps int
+	order int
 }
 
 // errAfter marks an error that came after a call had succeeded: it is the partition's.
@@ -403,15 +429,17 @@ type errAfter struct{ error }
 
 func (e errAfter) Unwrap() error { return e.error }
 
-func (p *Partition) callRows(ctx context.Context, w *work, s *step, key string, rows []piled) error {
+// callRows calls a Batch function for rows of one key, and tells what each row has caused.
+func (p *Partition) callRows(ctx context.Context, w *work, s *step, key string, rows []piled) ([]caused, error) {
 	c := new(kis.Call)
 	for _, r := range rows {
 		c.Rows, c.Metas = append(c.Rows, r.row), append(c.Metas, r.meta)
 	}
 	if err := p.call(ctx, w, s, c, []byte(key)); err != nil {
-		return err
+		return nil, err
 	}
-	for i, r := range rows { // what each row caused, in its turn
+	all := make([]caused, 0, len(rows))
+	for i, r := range rows {
 		one := kis.Call{Key: c.Key, Rows: []*kis.Row{r.row}, Metas: []*kis.Meta{r.meta}, Control: c.Control, Target: c.Target}
 		for _, e := range c.Emitted {
 			if min(max(e.Cause, 0), len(rows)-1) == i {
@@ -423,17 +451,9 @@ func (p *Partition) callRows(ctx context.Context, w *work, s *step, key string, 
 				one.Sent = append(one.Sent, kis.Sending{Subject: e.Subject, Row: e.Row})
 			}
 		}
-		w.order = r.order
-		jumps := r.jumps
-		next, err := p.after(ctx, w, s, &one, r.meta, &jumps)
-		if err == nil && next.row != nil {
-			err = p.walk(ctx, w, next.row, r.meta, next.step, jumps)
-		}
-		if err != nil {
-			return errAfter{err}
-		}
+		all = append(all, caused{one, r.meta, r.jumps, r.order})
 	}
-	return nil
+	return all, nil
 }
 
 // isOwn tells whether an error is the partition's own: no row's fault, so no policy applies, and what the batch

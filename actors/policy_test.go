@@ -287,10 +287,15 @@ func TestResultsDoNotDependOnBatches(t *testing.T) {
 		}
 		return nil
 	})
+	other := rowFunction("other", func(row *kis.Row, out *kis.Output[*kis.Row]) error { // another key, in the same stage
+		row.Set("item", kis.IntValue((number(row, "item")+number(row, "user"))%5))
+		out.Emit(kis.Key{}, row)
+		return nil
+	})
 	run := func(opt Options, packed bool) (outputs, states []string) {
 		last := sends(Step{Function: sendFunction(), Pack: packed})
 		k := newKit(t, opt, 0, kitFlow(Step{Name: "first", Function: batch, Must: user}, Step{Name: "second", Function: noteFunction(), Must: item},
-			Step{Name: "third", Function: batch, Must: item}, last))
+			Step{Name: "third", Function: batch, Must: item}, Step{Function: other}, Step{Name: "fourth", Function: noteFunction(), Must: item}, last))
 		k.mustOpen()
 		for i := range 150 {
 			k.publish(fmt.Sprintf("{\"user\":%d,\"item\":%d,\"name\":\"%d\"}\n{\"user\":%d,\"item\":%d,\"name\":\"%d+\"%s}", i*i%7, i*i*i%5, i, i%3, i%5, i,
@@ -298,7 +303,8 @@ func TestResultsDoNotDependOnBatches(t *testing.T) {
 		}
 		k.mustRun()
 		for i := range 5 {
-			states = append(states, k.state("second", fmt.Sprintf("item=%d", i)), k.state("third", fmt.Sprintf("item=%d", i)))
+			states = append(states, k.state("second", fmt.Sprintf("item=%d", i)), k.state("third", fmt.Sprintf("item=%d", i)),
+				k.state("fourth", fmt.Sprintf("item=%d", i)))
 		}
 		return strings.Split(strings.ReplaceAll(strings.Join(k.read("OUT"), "\n"), "out.x ", ""), "\n"), states
 	}

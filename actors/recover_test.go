@@ -175,10 +175,10 @@ func TestAStoreFaultBelowABatchFunction(t *testing.T) {
 	})
 	for _, policy := range []Policy{SetAside, ParkKey} {
 		k := newKit(t, Options{}, 0, kitFlow(Step{Function: batch, Must: user, OnError: policy}, Step{Function: noteFunction(), Must: user, OnError: policy}))
-		p := k.mustOpen()
+		k.mustOpen()
 		k.publish(`{"user":1,"name":"0"}`)
 		k.mustRun()
-		p = k.mustOpen()
+		p := k.mustOpen()
 		p.ports.Store = &failing{p.ports.Store, 2}
 		k.publish("{\"user\":1,\"name\":\"a\"}\n{\"user\":1,\"name\":\"b\"}")
 		if err := k.run(); err == nil || !errors.Is(err, errStore) {

@@ -399,7 +399,6 @@ type model struct {
 	programs []*program
 	check    *checker.Checker
 	sums     map[string]int64 // of every list
-	retried  func(member string)
 }
 
 func keyName(must []string, fields map[string]int64) (string, bool) {

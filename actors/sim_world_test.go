@@ -56,12 +56,12 @@ type world struct {
 
 // plan is what the seed decided for all of a run.
 type plan struct {
-	nodes, partitions, events  int
-	fail, crash, steal, errors float64
-	mischief                   float64
-	opt                        Options
-	maxMessage                 int
-	queue                      int
+	nodes, partitions, events int
+	crash, steal, errors      float64
+	mischief                  float64
+	opt                       Options
+	maxMessage                int
+	queue                     int
 }
 
 // place is a partition of a flow, wherever it is.
@@ -915,13 +915,7 @@ func (w *world) verify() error {
 		if err != nil {
 			return err
 		}
-		last := ""
-		for at := len(p.steps) - 1; at >= 0 && last == ""; at-- {
-			if p.steps[at].kind == "list" || p.steps[at].kind == "batch" {
-				last = p.steps[at].name
-			}
-		}
-		_ = last
+		places := make(map[string]int64) // of the rows of each key, the last one in its list
 		for {
 			ms, err := r.Next(ctx, 1000)
 			if err != nil {
@@ -947,11 +941,43 @@ func (w *world) verify() error {
 						wrong("output %d of %s is on %s, want %s", m.Sequence, p.name, m.Subject, want)
 					}
 					w.checkPlaces(i, row, position, wrong)
+					w.checkOrder(p, row, places, wrong)
 				}
 			}
 		}
 	}
 	return errors.Join(append(errs, check.Errors()...)...)
+}
+
+// checkOrder looks at the rows to which nothing special has happened: they leave in the order in which the list of
+// their last key has them.
+func (w *world) checkOrder(p *program, row *kis.Row, places map[string]int64, wrong func(string, ...any)) {
+	if text(row, "do") != "" {
+		return
+	}
+	by := p.index(text(row, "by"))
+	for i := by - 1; i >= 0; i-- {
+		in := p.steps[i]
+		if len(in.must) == 0 && in.kind != "split" {
+			continue
+		}
+		n, ok := row.Get("n_" + in.name)
+		if !ok {
+			return // a split, or a check with a key: the row was elsewhere in between
+		}
+		key := fmt.Sprint(text(row, "by"), " ", in.name)
+		for _, m := range in.must {
+			key += fmt.Sprint(" ", number(row, m))
+		}
+		if p.pack { // of messages of many rows only those on one subject are in order
+			key += fmt.Sprint(" on ", number(row, "user"))
+		}
+		if n.Int() < places[key] {
+			wrong("an output of %s, number %d of %s, comes after number %d", p.name, n.Int(), key, places[key])
+		}
+		places[key] = n.Int()
+		return
+	}
 }
 
 // checkPlaces compares the places in lists that an output tells of with the lists.
