@@ -68,6 +68,8 @@ type Input struct {
 	// Start is the position of a partition that has never read this input: everything above it is read.
 	Start uint64
 	Step  int // the step at which its rows go on
+	// MayLose says that the definitions accept that the stream discards events that nobody has read.
+	MayLose bool
 }
 
 // InputKind is how an input's messages are read.

@@ -656,10 +656,13 @@ func (r *Running) Change(ctx context.Context, f *Flow, written func() error) err
 		return err
 	}
 	if err := r.Drain(ctx); err != nil {
+		r.undeal()
+		r.deal() // on as before
 		return fmt.Errorf("flow %s: drain: %w", f.Name, err)
 	}
 	r.undeal()
 	if err := r.system.ensure(ctx, f); err != nil {
+		r.deal()
 		return err
 	}
 	if err := r.move(ctx, moves); err != nil {

@@ -31,9 +31,20 @@ type protoRuntime struct {
 // newRuntime starts protoactor with its own metrics off: they cost more than a message.
 func newRuntime(log *slog.Logger) runtime {
 	return &protoRuntime{actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger {
-		return log.With("part", "actors")
+		return slog.New(faultsOnly{log.With("part", "actors").Handler()})
 	}))}
 }
+
+// faultsOnly lets through what is at least a warning: protoactor tells at info level of every message to an
+// actor that has stopped, which is as it should be here.
+type faultsOnly struct{ slog.Handler }
+
+func (h faultsOnly) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && h.Handler.Enabled(ctx, l)
+}
+
+func (h faultsOnly) WithAttrs(a []slog.Attr) slog.Handler { return faultsOnly{h.Handler.WithAttrs(a)} }
+func (h faultsOnly) WithGroup(name string) slog.Handler   { return faultsOnly{h.Handler.WithGroup(name)} }
 
 func (r *protoRuntime) Spawn(name string, receive func(any)) (mailbox, error) {
 	props := actor.PropsFromFunc(func(c actor.Context) {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/kisflow/kisflow/api"
@@ -55,6 +56,39 @@ func (n *Node) planOf(files []api.File) (api.Plan, *flowdef.Set) {
 		p.Changes = append(p.Changes, change)
 	}
 	return p, target
+}
+
+// takeBack gives flows that could not be changed the definitions that they had, and removes those that are new:
+// what was refused is not defined.
+func (n *Node) takeBack(ctx context.Context, before, target *flowdef.Set, flows []string) error {
+	kept := target.Overlay(nil)
+	var docs []document
+	for _, name := range flows {
+		if def := flowNamed(before, name); def != nil {
+			docs = append(docs, documentsFor(before, def)...)
+			continue
+		}
+		kept.Flows = slices.DeleteFunc(kept.Flows, func(f *flowdef.Flow) bool { return f.Name == name })
+		n.mu.Lock()
+		delete(n.catalog.Flows, name)
+		delete(n.problems, name)
+		n.mu.Unlock()
+	}
+	old, err := setOf(docs)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.set = kept.Overlay(old)
+	n.catalog.Definitions = documentsOf(n.set)
+	for _, name := range flows {
+		if r := n.system.Flow(name); r != nil {
+			delete(n.problems, name) // it runs as before
+		}
+	}
+	n.lastSaved = fingerprint(n.catalog.Definitions)
+	n.mu.Unlock()
+	return n.catalog.save(ctx, n.streams)
 }
 
 // notes says what a change does to a flow's state.
@@ -108,7 +142,14 @@ func (n *Node) Apply(ctx context.Context, files []api.File, planID string) (api.
 	if len(p.Changes) == 0 {
 		return p, nil
 	}
+	n.mu.Lock()
+	before := n.set
+	n.mu.Unlock()
 	if err := n.apply(ctx, target); err != nil {
+		var failed *flowError
+		if errors.As(err, &failed) {
+			err = errors.Join(err, n.takeBack(ctx, before, target, failed.flows))
+		}
 		if errors.Is(err, context.DeadlineExceeded) {
 			return p, api.Errorf(api.ErrUnavailable, "%s", err)
 		}

@@ -72,8 +72,10 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		s.Recovery.Records += read
 		s.Partitions += all
 		f, err := n.summary(ctx, r.Name())
-		if err != nil {
-			return s, err
+		if err != nil { // NATS is away, say: the rest of the status is worth having
+			s.Problems = append(s.Problems, "flow "+r.Name()+": "+err.Error())
+			s.Running++
+			continue
 		}
 		if f.State == api.StateStopped {
 			s.Stopped++

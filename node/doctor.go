@@ -57,7 +57,9 @@ func (n *Node) checkNATS(ctx context.Context) []api.Check {
 	o := nats.CheckOptions{Power: n.opt.Durability == "power", MonitorURL: n.opt.Monitor}
 	for _, r := range n.system.Running() {
 		for _, in := range r.Definition().Inputs {
-			o.Inputs = append(o.Inputs, in.Stream)
+			if !in.MayLose {
+				o.Inputs = append(o.Inputs, in.Stream)
+			}
 		}
 	}
 	var out []api.Check

@@ -51,7 +51,10 @@ func (n *Node) startFlows(ctx context.Context, files *flowdef.Set) error {
 }
 
 // flowError is what keeps flows from running, each with its reason; the definitions were taken over.
-type flowError struct{ error }
+type flowError struct {
+	error
+	flows []string
+}
 
 func (e *flowError) Unwrap() error { return e.error }
 
@@ -116,11 +119,12 @@ func (n *Node) apply(ctx context.Context, target *flowdef.Set) error {
 		written = true
 		return n.catalog.save(ctx, n.streams)
 	}
-	var errs []error // of flows
+	var errs []error
+	var failed []string
 	for _, def := range target.Flows {
 		if err := n.applyFlow(ctx, target, def, save); err != nil {
 			n.problem(def.Name, err)
-			errs = append(errs, fmt.Errorf("flow %s: %w", def.Name, err))
+			errs, failed = append(errs, fmt.Errorf("flow %s: %w", def.Name, err)), append(failed, def.Name)
 		}
 	}
 	if docs := fingerprint(n.catalog.Definitions); !written && docs != n.lastSaved {
@@ -130,7 +134,7 @@ func (n *Node) apply(ctx context.Context, target *flowdef.Set) error {
 	}
 	n.lastSaved = fingerprint(n.catalog.Definitions)
 	if len(errs) > 0 {
-		return &flowError{errors.Join(errs...)}
+		return &flowError{errors.Join(errs...), failed}
 	}
 	return nil
 }

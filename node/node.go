@@ -62,29 +62,40 @@ type Node struct {
 	lastSaved string // fingerprint of the definitions in the catalog's stream
 }
 
-// Run starts a node and keeps it going until ctx ends; then it drains and stops.
+// Run starts a node and keeps it going until ctx ends; then it drains and stops. A store of states that turns
+// out to be corrupt is set aside, and the node starts again: the logs and the snapshots hold all that was in it.
 func Run(ctx context.Context, o Options) error {
-	meter := new(actors.Meter)
-	go tuneCollector(ctx, meter.Batches) // ends with ctx
-	o.meter = meter
-	n, err := Start(ctx, o)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil // told to stop while starting: all is as it was
+	o.meter = new(actors.Meter)
+	go tuneCollector(ctx, o.meter.Batches) // ends with ctx
+	for restarts := 0; ; restarts++ {
+		n, err := Start(ctx, o)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil // told to stop while starting: all is as it was
+			}
+			return err
 		}
-		return err
+		select {
+		case <-ctx.Done():
+			n.log.Info("stopping: the batches at hand are finished, nothing else is taken up")
+		case <-n.db.Failed():
+			err = fmt.Errorf("the store of states: %w", n.db.Err())
+			n.log.Error("stopping", "error", err)
+		}
+		stop, cancel := context.WithTimeout(context.Background(), stopWithin)
+		cerr := n.Close(stop)
+		cancel()
+		if !errors.Is(err, state.ErrCorrupt) || restarts == maxRestarts {
+			return errors.Join(err, cerr)
+		}
+		if err := n.setAside(err); err != nil {
+			return err
+		}
 	}
-	select {
-	case <-ctx.Done():
-		n.log.Info("stopping: the batches at hand are finished, nothing else is taken up")
-	case <-n.db.Failed():
-		err = fmt.Errorf("the store of states: %w", n.db.Err())
-		n.log.Error("stopping", "error", err)
-	}
-	stop, cancel := context.WithTimeout(context.Background(), stopWithin)
-	defer cancel()
-	return errors.Join(err, n.Close(stop))
 }
+
+// maxRestarts is how often a process sets a corrupt store aside: more often, it is the disk.
+const maxRestarts = 3
 
 // stopWithin is how long a stop may take; what is not finished then is read again at the next start.
 const stopWithin = 10 * time.Second
@@ -226,7 +237,7 @@ func (n *Node) connect(ctx context.Context) (err error) {
 	if n.opt.NATS == "" {
 		n.server, err = nats.Embed(nats.Options{Dir: filepath.Join(n.opt.Data, "nats"), Listen: n.opt.NATSListen, SyncAlways: power, Log: n.log.With("part", "nats")})
 		if err != nil {
-			return fmt.Errorf("embedded NATS: %w", err)
+			return err
 		}
 		o.Server = n.server
 	}
@@ -244,10 +255,8 @@ func (n *Node) open() error {
 	o := pebble.Options{Logger: n.log.With("part", "state"), CacheBytes: max(8<<20, n.opt.StateCache/4)}
 	db, err := pebble.Open(dir, o)
 	if errors.Is(err, state.ErrCorrupt) {
-		aside := dir + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000")
-		n.log.Error("the store of states is corrupt; it is set aside and built anew from the logs", "moved_to", aside, "error", err)
-		if rerr := os.Rename(dir, aside); rerr != nil {
-			return fmt.Errorf("store: %w; and it could not be set aside: %w", err, rerr)
+		if err := n.setAside(err); err != nil {
+			return err
 		}
 		db, err = pebble.Open(dir, o)
 	}
@@ -255,6 +264,17 @@ func (n *Node) open() error {
 		return fmt.Errorf("store: %w", err)
 	}
 	n.db = db
+	return nil
+}
+
+// setAside moves a corrupt store away.
+func (n *Node) setAside(why error) error {
+	dir := filepath.Join(n.opt.Data, "state")
+	aside := dir + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000")
+	n.log.Error("the store of states is corrupt; it is set aside and built anew from the logs", "moved_to", aside, "error", why)
+	if err := os.Rename(dir, aside); err != nil {
+		return fmt.Errorf("store: %w; and it could not be set aside: %w", why, err)
+	}
 	return nil
 }
 

@@ -349,6 +349,7 @@ func (pl *planner) entry(ctx context.Context, e *flowdef.Entry, at starts) (acto
 		return actors.Input{}, fmt.Errorf("stream %s may discard events that nobody has read (%s); change its limits or say allow_lossy: true", info.Name, info.Lossy)
 	}
 	in := actors.Input{Kind: actors.Entry, Name: info.Name, Stream: info.Name, Created: info.Created.UnixNano(), Start: at.begin(info.Name, info, e.From)}
+	in.MayLose = e.AllowLossy || strings.HasPrefix(info.Description, madeByUs)
 	if len(info.Subjects) != 1 || info.Subjects[0] != subject {
 		in.Filter = []string{subject}
 	}
