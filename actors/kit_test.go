@@ -26,6 +26,7 @@ type kit struct {
 	db      *memstate.DB
 	now     time.Time
 	log     bytes.Buffer
+	most    int // messages that a dealer reads at once
 	flow    *Flow
 	parts   []*Partition
 	dealers []*kitDealer
@@ -62,7 +63,7 @@ func newKit(t *testing.T, opt Options, maxMessage int, flow *Flow) *kit {
 	if opt.Partitions == 0 {
 		opt.Partitions = 1
 	}
-	k := &kit{t: t, opt: opt, db: memstate.New(), now: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC), flow: flow}
+	k := &kit{t: t, opt: opt, most: 1000, db: memstate.New(), now: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC), flow: flow}
 	k.streams = memory.New(memory.Options{Now: k.Now, NonBlocking: true, MaxMessage: maxMessage})
 	k.objects = memory.NewObjects(memory.Options{})
 	entry := k.ensure("IN", "in.>")
@@ -175,7 +176,7 @@ func (k *kit) deal() (bool, error) {
 	}
 	any := false
 	for _, d := range k.dealers {
-		ms, err := d.r.Next(k.t.Context(), 1000)
+		ms, err := d.r.Next(k.t.Context(), k.most)
 		if err == nil {
 			err = d.d.Deal(k.t.Context(), ms)
 		}

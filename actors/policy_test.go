@@ -292,14 +292,15 @@ func TestResultsDoNotDependOnBatches(t *testing.T) {
 		out.Emit(kis.Key{}, row)
 		return nil
 	})
-	run := func(opt Options, packed bool) (outputs, states []string) {
+	run := func(opt Options, most int, packed bool) (outputs, states []string) {
 		last := sends(Step{Function: sendFunction(), Pack: packed})
 		k := newKit(t, opt, 0, kitFlow(Step{Name: "first", Function: batch, Must: user}, Step{Name: "second", Function: noteFunction(), Must: item},
 			Step{Name: "third", Function: batch, Must: item}, Step{Function: other}, Step{Name: "fourth", Function: noteFunction(), Must: item}, last))
+		k.most = most
 		k.mustOpen()
 		for i := range 150 {
-			k.publish(fmt.Sprintf("{\"user\":%d,\"item\":%d,\"name\":\"%d\"}\n{\"user\":%d,\"item\":%d,\"name\":\"%d+\"%s}", i*i%7, i*i*i%5, i, i%3, i%5, i,
-				[]string{"", `,"fail":"dead"`}[i%13/12]))
+			k.publish(fmt.Sprintf(`{"user":%d,"item":%d,"name":"%d"}`, i*i%7, i*i*i%5, i),
+				fmt.Sprintf(`{"user":%d,"item":%d,"name":"%d+"%s}`, i%3, i%5, i, []string{"", `,"fail":"dead"`}[i%13/12]))
 		}
 		k.mustRun()
 		for i := range 5 {
@@ -308,14 +309,14 @@ func TestResultsDoNotDependOnBatches(t *testing.T) {
 		}
 		return strings.Split(strings.ReplaceAll(strings.Join(k.read("OUT"), "\n"), "out.x ", ""), "\n"), states
 	}
-	wantOutputs, wantStates := run(Options{BatchRows: 1}, false)
+	wantOutputs, wantStates := run(Options{BatchRows: 1}, 1, false)
 	if len(wantOutputs) < 300 {
 		t.Fatalf("only %d outputs", len(wantOutputs))
 	}
-	for _, opt := range []Options{{BatchRows: 7}, {BatchRows: 1000}, {BatchBytes: 1}, {CacheBytes: 1}, {BatchRows: 50, CacheBytes: 2000}} {
+	for _, opt := range []Options{{BatchRows: 7}, {BatchRows: 1000}, {BatchBytes: 1}, {BatchRows: 1, CacheBytes: 1}, {CacheBytes: 1}, {BatchRows: 50, CacheBytes: 2000}} {
 		for _, packed := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d rows %d bytes cache %d packed %v", opt.BatchRows, opt.BatchBytes, opt.CacheBytes, packed), func(t *testing.T) {
-				outputs, states := run(opt, packed)
+				outputs, states := run(opt, 1000, packed)
 				same(t, "outputs", outputs, wantOutputs...)
 				same(t, "states", states, wantStates...)
 			})
