@@ -26,6 +26,7 @@ type work struct {
 	values    [][]byte
 	dead      uint32
 	rows      int
+	newKeys   int64 // as in proto.Record
 	dropped   int
 	outs      []out
 	handed    []handed

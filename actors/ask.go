@@ -252,6 +252,7 @@ type PartitionStatus struct {
 	Revision    uint64
 	Committed   time.Time
 	DeadLetters uint64
+	StateKeys   int64
 	Pending     int
 	Waiting     int // rows in its queue
 	Snapshot    string
@@ -285,6 +286,7 @@ func (c *cell) status(ctx context.Context) PartitionStatus {
 		now := PartitionStatus{}
 		err := c.ask(ctx, func(p *Partition) error {
 			now.Epoch, now.Commits, now.Revision, now.Committed = p.meta.Epoch, p.meta.Number, p.meta.Revision, p.Age()
+			now.StateKeys = p.meta.StateKeys
 			now.DeadLetters, now.Pending, now.Snapshot = p.meta.DeadLetters, p.pending.rows, p.meta.Snapshot
 			c.mu.Lock()
 			c.known = now

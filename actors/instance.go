@@ -19,6 +19,7 @@ type instance struct {
 	sequence uint64 // of the event that changed it last
 	revision uint64
 	time     int64
+	stored   bool // the store holds a state for it
 	dirty    bool // in a batch that is not committed: it stays in memory until then
 	recent   bool // used since the clock's hand came by
 	bytes    int  // what it takes, about
@@ -66,6 +67,7 @@ func (p *Partition) instance(s *step, key []byte) (*instance, error) {
 		if err := proto.ParseValue(b, &v); err != nil {
 			return nil, fmt.Errorf("%w: activate %s %s: %w", errStore, s.Name, k, err)
 		}
+		in.stored = true
 		encoded, in.sequence, in.revision, in.time = v.State, v.Sequence, v.Revision, v.Time
 	}
 	if in.state, err = s.runner.Activate(encoded); err != nil {
@@ -94,6 +96,12 @@ func (in *instance) encode(p *Partition, w *work) (key, value []byte, err error)
 		start = len(w.bytes)
 		w.bytes = proto.AppendValue(w.bytes, &proto.Value{State: p.encoded, Revision: in.revision, Sequence: in.sequence, Time: in.time})
 		value = w.bytes[start:len(w.bytes):len(w.bytes)]
+	}
+	if has := len(p.encoded) > 0; has != in.stored {
+		in.stored = has
+		if w.newKeys++; !has {
+			w.newKeys -= 2
+		}
 	}
 	p.instances.bytes -= in.bytes
 	in.bytes = instanceBytes + len(in.id) + len(p.encoded)

@@ -204,7 +204,7 @@ func (p *Partition) record(w *work) (*proto.Record, error) {
 		}
 		w.keys, w.values = append(w.keys, k), append(w.values, v)
 	}
-	r.Keys, r.Values = w.keys, w.values
+	r.Keys, r.Values, r.NewKeys = w.keys, w.values, w.newKeys
 	p.packOutputs(w)
 	p.enclose(w)
 	for i := range w.outs {

@@ -428,6 +428,7 @@ func (p *Partition) absorb(r *proto.Record, at logged) {
 			m.Unsettled = at.first // a record of many messages is read from its first one
 		}
 	}
+	m.StateKeys += r.NewKeys
 	if r.Kind == proto.Kind_SNAPSHOT {
 		m.SnapshotBefore, m.SnapshotBeforeSequence = m.Snapshot, m.SnapshotSequence
 		m.Snapshot, m.SnapshotSequence = r.Snapshot, r.SnapshotSequence

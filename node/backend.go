@@ -71,6 +71,11 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		s.Recovery.Partitions += all
 		s.Recovery.Records += read
 		s.Partitions += all
+		if parts, err := r.Partitions(ctx); err == nil {
+			for _, p := range parts {
+				s.StateKeys += uint64(max(0, p.StateKeys))
+			}
+		}
 		f, err := n.summary(ctx, r.Name())
 		if err != nil { // NATS is away, say: the rest of the status is worth having
 			s.Problems = append(s.Problems, "flow "+r.Name()+": "+err.Error())
@@ -326,6 +331,7 @@ func (n *Node) Flow(ctx context.Context, name string) (api.Flow, error) {
 			return out, err
 		}
 		for _, p := range parts {
+			out.StateKeys += uint64(max(0, p.StateKeys))
 			if stages[p.Stage] == nil {
 				stages[p.Stage] = &api.Stage{Name: p.Stage, Must: []string{}, Steps: []string{}, Partitions: []api.Partition{}}
 				order = append(order, p.Stage)

@@ -94,6 +94,7 @@ var (
 	metricLag         = describe("kisflow_lag_messages", "Messages of an input that the flow has not taken up yet.", prometheus.GaugeValue, "flow", "input")
 	metricWaiting     = describe("kisflow_rows_waiting", "Rows taken up and not committed.", prometheus.GaugeValue, "flow")
 	metricDead        = describe("kisflow_dead_letters", "Dead letters there now.", prometheus.GaugeValue, "flow")
+	metricKeys        = describe("kisflow_state_keys", "Keys that have a state.", prometheus.GaugeValue, "flow")
 	metricPartitions  = describe("kisflow_partitions", "Partitions on this node.", prometheus.GaugeValue, "flow", "state")
 	metricRecovery    = describe("kisflow_recovery_ratio", "Share of the partitions' logs that is read again after a start; 1 when ready.", prometheus.GaugeValue, "flow")
 	metricLive        = describe("kisflow_live_actors", "Function instances in memory.", prometheus.GaugeValue)
@@ -104,7 +105,7 @@ var (
 	metricFlowCount   = describe("flow_schedule_cnts", "Batches of a flow.", prometheus.GaugeValue, "flow_name")
 	metricFuncCount   = describe("func_schedule_cnts", "Calls of a function.", prometheus.GaugeValue, "func_name", "func_mode")
 	metricDescribable = []metric{metricCalls, metricRows, metricOut, metricErrors, metricSetAside, metricDropped, metricWaited, metricSent, metricLag,
-		metricWaiting, metricDead, metricPartitions, metricRecovery, metricLive, metricLiveBytes, metricStateBytes, metricDataTotal, metricFlowData, metricFlowCount, metricFuncCount}
+		metricWaiting, metricDead, metricKeys, metricPartitions, metricRecovery, metricLive, metricLiveBytes, metricStateBytes, metricDataTotal, metricFlowData, metricFlowCount, metricFuncCount}
 )
 
 // Describe implements prometheus.Collector.
@@ -161,13 +162,15 @@ func (c *engineCollector) flow(r *actors.Running, put func(metric, float64, ...s
 		}
 	}
 	states := map[string]int{"running": 0, "recovering": 0, "stopped": 0}
-	dead := uint64(0)
+	dead, keys := uint64(0), int64(0)
 	if parts, err := r.Partitions(ctx); err == nil {
 		for _, p := range parts {
 			states[p.State]++
 			dead += p.DeadLetters
+			keys += p.StateKeys
 		}
 	}
+	put(metricKeys, float64(keys), r.Name())
 	for s, k := range states {
 		put(metricPartitions, float64(k), r.Name(), s)
 	}

@@ -153,6 +153,7 @@ type Record struct {
 	Owner            string     `protobuf:"bytes,14,opt,name=owner,proto3" json:"owner,omitempty"`                                                // kind EPOCH: who claims, for people to read
 	Hash             uint64     `protobuf:"fixed64,15,opt,name=hash,proto3" json:"hash,omitempty"`                                                // xxh64 of the record with this field zero: damage, and whose bytes these are
 	Rows             uint64     `protobuf:"varint,16,opt,name=rows,proto3" json:"rows,omitempty"`                                                 // rows handled, for people and figures
+	NewKeys          int64      `protobuf:"zigzag64,17,opt,name=new_keys,json=newKeys,proto3" json:"new_keys,omitempty"`                          // keys that have a state now and had none, less those the other way round
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -295,6 +296,13 @@ func (x *Record) GetHash() uint64 {
 func (x *Record) GetRows() uint64 {
 	if x != nil {
 		return x.Rows
+	}
+	return 0
+}
+
+func (x *Record) GetNewKeys() int64 {
+	if x != nil {
+		return x.NewKeys
 	}
 	return 0
 }
@@ -580,6 +588,7 @@ type Meta struct {
 	Time                   int64                  `protobuf:"varint,16,opt,name=time,proto3" json:"time,omitempty"`                                  // of the newest commit, unix nanoseconds
 	DeadLetters            uint64                 `protobuf:"varint,17,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"` // how many the store holds
 	LogFirst               uint64                 `protobuf:"varint,18,opt,name=log_first,json=logFirst,proto3" json:"log_first,omitempty"`          // records below this log sequence may be cut
+	StateKeys              int64                  `protobuf:"varint,19,opt,name=state_keys,json=stateKeys,proto3" json:"state_keys,omitempty"`       // how many keys have a state
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
@@ -736,6 +745,13 @@ func (x *Meta) GetDeadLetters() uint64 {
 func (x *Meta) GetLogFirst() uint64 {
 	if x != nil {
 		return x.LogFirst
+	}
+	return 0
+}
+
+func (x *Meta) GetStateKeys() int64 {
+	if x != nil {
+		return x.StateKeys
 	}
 	return 0
 }
@@ -1297,7 +1313,7 @@ var File_kisflow_proto protoreflect.FileDescriptor
 
 const file_kisflow_proto_rawDesc = "" +
 	"\n" +
-	"\rkisflow.proto\x12\akisflow\"\xdd\x03\n" +
+	"\rkisflow.proto\x12\akisflow\"\xf8\x03\n" +
 	"\x06Record\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -1315,7 +1331,8 @@ const file_kisflow_proto_rawDesc = "" +
 	"\x11snapshot_sequence\x18\r \x01(\x04R\x10snapshotSequence\x12\x14\n" +
 	"\x05owner\x18\x0e \x01(\tR\x05owner\x12\x12\n" +
 	"\x04hash\x18\x0f \x01(\x06R\x04hash\x12\x12\n" +
-	"\x04rows\x18\x10 \x01(\x04R\x04rows\"\x81\x01\n" +
+	"\x04rows\x18\x10 \x01(\x04R\x04rows\x12\x19\n" +
+	"\bnew_keys\x18\x11 \x01(\x12R\anewKeys\"\x81\x01\n" +
 	"\bPosition\x12\x14\n" +
 	"\x05input\x18\x01 \x01(\tR\x05input\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\x03R\acreated\x12\x1a\n" +
@@ -1335,7 +1352,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"\aSettled\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1a\n" +
-	"\bsequence\x18\x03 \x01(\x04R\bsequence\"\xe6\x04\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\"\x85\x05\n" +
 	"\x04Meta\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\tR\tpartition\x12\x1a\n" +
@@ -1355,7 +1372,9 @@ const file_kisflow_proto_rawDesc = "" +
 	"\tlog_bytes\x18\x0f \x01(\x04R\blogBytes\x12\x12\n" +
 	"\x04time\x18\x10 \x01(\x03R\x04time\x12!\n" +
 	"\fdead_letters\x18\x11 \x01(\x04R\vdeadLetters\x12\x1b\n" +
-	"\tlog_first\x18\x12 \x01(\x04R\blogFirst\"\xc1\x02\n" +
+	"\tlog_first\x18\x12 \x01(\x04R\blogFirst\x12\x1d\n" +
+	"\n" +
+	"state_keys\x18\x13 \x01(\x03R\tstateKeys\"\xc1\x02\n" +
 	"\bEnvelope\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x16\n" +
 	"\x06sender\x18\x02 \x01(\tR\x06sender\x12\x16\n" +

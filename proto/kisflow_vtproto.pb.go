@@ -50,6 +50,13 @@ func (m *Record) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.NewKeys != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64((uint64(m.NewKeys)<<1)^uint64((m.NewKeys>>63))))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x88
+	}
 	if m.Rows != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Rows))
 		i--
@@ -427,6 +434,13 @@ func (m *Meta) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.StateKeys != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.StateKeys))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x98
 	}
 	if m.LogFirst != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.LogFirst))
@@ -1074,6 +1088,9 @@ func (m *Record) SizeVT() (n int) {
 	if m.Rows != 0 {
 		n += 2 + protohelpers.SizeOfVarint(uint64(m.Rows))
 	}
+	if m.NewKeys != 0 {
+		n += 2 + protohelpers.SizeOfZigzag(uint64(m.NewKeys))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -1247,6 +1264,9 @@ func (m *Meta) SizeVT() (n int) {
 	}
 	if m.LogFirst != 0 {
 		n += 2 + protohelpers.SizeOfVarint(uint64(m.LogFirst))
+	}
+	if m.StateKeys != 0 {
+		n += 2 + protohelpers.SizeOfVarint(uint64(m.StateKeys))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -1889,6 +1909,27 @@ func (m *Record) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 17:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field NewKeys", wireType)
+			}
+			var v uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			v = (v >> 1) ^ uint64((int64(v&1)<<63)>>63)
+			m.NewKeys = int64(v)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -2938,6 +2979,25 @@ func (m *Meta) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.LogFirst |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 19:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field StateKeys", wireType)
+			}
+			m.StateKeys = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.StateKeys |= int64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
@@ -4763,6 +4823,27 @@ func (m *Record) UnmarshalVTUnsafe(dAtA []byte) error {
 					break
 				}
 			}
+		case 17:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field NewKeys", wireType)
+			}
+			var v uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			v = (v >> 1) ^ uint64((int64(v&1)<<63)>>63)
+			m.NewKeys = int64(v)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -5847,6 +5928,25 @@ func (m *Meta) UnmarshalVTUnsafe(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.LogFirst |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 19:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field StateKeys", wireType)
+			}
+			m.StateKeys = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.StateKeys |= int64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
