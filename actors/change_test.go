@@ -186,3 +186,59 @@ func TestAChangeThatIsCutShort(t *testing.T) {
 		})
 	}
 }
+
+// TestAChangeOfTheFirstStageWhileTheFlowStands: it is refused, and made up for by running the former revision.
+func TestAChangeOfTheFirstStageWhileTheFlowStands(t *testing.T) {
+	opt := Options{Partitions: 3}
+	b := newRunningBench(t, opt)
+	count := Step{Name: "count", Function: countFunction(), Must: user}
+	routed := func(revision uint64) *Flow {
+		return b.flow(revision, Step{Name: "pass", Function: passFunction()}, count)
+	}
+	direct := func(revision uint64) *Flow { return b.flow(revision, count) }
+	published := 0
+	run := func(f *Flow, reads bool) *Running {
+		t.Helper()
+		r, err := b.system.Start(t.Context(), f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := published
+		b.publish(published, published+40)
+		published += 40
+		want := int64(published)
+		if !reads {
+			want = int64(before)
+		}
+		if n := b.total(r, "count"); n != want {
+			t.Fatalf("revision %d: %d events counted, want %d", f.Revision, n, want)
+		}
+		ins, err := r.Inputs(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stopped := errors.Is(ins[0].Reason, ErrInput); stopped == reads {
+			t.Errorf("revision %d: the input says %v", f.Revision, ins[0].Reason)
+		}
+		return r
+	}
+	stop := func(r *Running) {
+		t.Helper()
+		if err := r.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop(run(routed(1), true))
+	stop(run(direct(2), false)) // the partitions of the first stage are not even open
+	r := run(routed(3), true)
+	if n := b.total(r, "count"); n != int64(published) {
+		t.Errorf("%d events counted, %d published", n, published)
+	}
+	if err := r.Change(t.Context(), direct(4), func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	stop(r)
+	stop(run(direct(4), true))
+	stop(run(routed(5), false))
+	stop(run(direct(6), true))
+}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/proto"
 	"github.com/kisflow/kisflow/state"
 	"github.com/kisflow/kisflow/transport"
 )
@@ -318,11 +319,71 @@ func (r *Running) dealOnce(ctx context.Context, d *deal) error {
 	if err := CheckInput(in, info, from); err != nil {
 		return err
 	}
+	if err := r.checkStage(ctx, d); err != nil {
+		return err
+	}
 	d.dealt.Store(from)
 	d.mu.Lock()
 	d.reason = nil
 	d.mu.Unlock()
 	return dealer.Run(ctx, progressStreams{r, d}, from)
+}
+
+// checkStage refuses to deal an input to a stage where another one has read further: then the revision has changed the
+// key by which the input is dealt while the flow did not run, and what is behind the places of this stage has been
+// counted there. Change moves the places; a start cannot, because the former stage has no one place.
+func (r *Running) checkStage(ctx context.Context, d *deal) error {
+	in := &d.flow.Inputs[d.input]
+	if in.Kind == HandOff {
+		return nil
+	}
+	stage := stageName(entryStage(d.flow, in.Step))
+	var here, elsewhere uint64
+	other := ""
+	note := func(partition string, of bool, ps []*proto.Position) {
+		if pos := findPosition(ps, in.Name); pos != nil && pos.Created == in.Created {
+			if of {
+				here = max(here, pos.Sequence)
+			} else if pos.Sequence > elsewhere {
+				elsewhere, other = pos.Sequence, partition
+			}
+		}
+	}
+	for _, c := range r.all() {
+		if err := c.ask(ctx, func(p *Partition) error {
+			note(c.name, c.stage == stage, p.meta.Positions)
+			return nil
+		}); err != nil && !c.dead() {
+			return err
+		}
+	}
+	names, err := r.system.db.Partitions()
+	if err != nil {
+		return err
+	}
+	for _, name := range names { // of stages that the flow has no more
+		if FlowOfPartition(name) != r.name || r.cell(name) != nil {
+			continue
+		}
+		store, err := r.system.db.Store(name)
+		if err != nil {
+			return err
+		}
+		b, err := store.Get([]byte{metaKey})
+		if err != nil {
+			return fmt.Errorf("partition %s: %w", name, err)
+		}
+		var m proto.Meta
+		if err := m.UnmarshalVT(b); err == nil {
+			note(name, false, m.Positions)
+		}
+	}
+	if elsewhere > here {
+		return fmt.Errorf("%w: partition %s has read %s up to %d, and the partitions to which revision %d deals it up to %d: "+
+			"the key changed while the flow did not run; apply the former revision, let it run, and then apply this one",
+			ErrInput, other, in.Stream, elsewhere, d.flow.Revision, here)
+	}
+	return nil
 }
 
 // dealt passes chunks on to the partitions, and counts what comes in.
