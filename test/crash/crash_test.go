@@ -173,7 +173,6 @@ func (r *run) restart() {
 	begin := time.Now()
 	r.must(r.node.Start())
 	r.slowest = max(r.slowest, time.Since(begin))
-	println(time.Since(begin).String())
 	s, err := r.client.Status(context.Background())
 	r.must(err)
 	r.recovered += s.Recovery.Records
