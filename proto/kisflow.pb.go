@@ -153,7 +153,7 @@ type Record struct {
 	Owner            string     `protobuf:"bytes,14,opt,name=owner,proto3" json:"owner,omitempty"`                                                // kind EPOCH: who claims, for people to read
 	Hash             uint64     `protobuf:"fixed64,15,opt,name=hash,proto3" json:"hash,omitempty"`                                                // xxh64 of the record with this field zero: damage, and whose bytes these are
 	Rows             uint64     `protobuf:"varint,16,opt,name=rows,proto3" json:"rows,omitempty"`                                                 // rows handled, for people and figures
-	NewKeys          int64      `protobuf:"zigzag64,17,opt,name=new_keys,json=newKeys,proto3" json:"new_keys,omitempty"`                          // keys that have a state now and had none, less those the other way round
+	NewKeys          int64      `protobuf:"varint,17,opt,name=new_keys,json=newKeys,proto3" json:"new_keys,omitempty"`                            // keys that have a state now and had none, less those the other way round
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1332,7 +1332,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"\x05owner\x18\x0e \x01(\tR\x05owner\x12\x12\n" +
 	"\x04hash\x18\x0f \x01(\x06R\x04hash\x12\x12\n" +
 	"\x04rows\x18\x10 \x01(\x04R\x04rows\x12\x19\n" +
-	"\bnew_keys\x18\x11 \x01(\x12R\anewKeys\"\x81\x01\n" +
+	"\bnew_keys\x18\x11 \x01(\x03R\anewKeys\"\x81\x01\n" +
 	"\bPosition\x12\x14\n" +
 	"\x05input\x18\x01 \x01(\tR\x05input\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\x03R\acreated\x12\x1a\n" +

@@ -51,7 +51,7 @@ func (m *Record) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		copy(dAtA[i:], m.unknownFields)
 	}
 	if m.NewKeys != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64((uint64(m.NewKeys)<<1)^uint64((m.NewKeys>>63))))
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.NewKeys))
 		i--
 		dAtA[i] = 0x1
 		i--
@@ -1089,7 +1089,7 @@ func (m *Record) SizeVT() (n int) {
 		n += 2 + protohelpers.SizeOfVarint(uint64(m.Rows))
 	}
 	if m.NewKeys != 0 {
-		n += 2 + protohelpers.SizeOfZigzag(uint64(m.NewKeys))
+		n += 2 + protohelpers.SizeOfVarint(uint64(m.NewKeys))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -1913,7 +1913,7 @@ func (m *Record) UnmarshalVT(dAtA []byte) error {
 			if wireType != 0 {
 				return fmt.Errorf("proto: wrong wireType = %d for field NewKeys", wireType)
 			}
-			var v uint64
+			m.NewKeys = 0
 			for shift := uint(0); ; shift += 7 {
 				if shift >= 64 {
 					return protohelpers.ErrIntOverflow
@@ -1923,13 +1923,11 @@ func (m *Record) UnmarshalVT(dAtA []byte) error {
 				}
 				b := dAtA[iNdEx]
 				iNdEx++
-				v |= uint64(b&0x7F) << shift
+				m.NewKeys |= int64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
 			}
-			v = (v >> 1) ^ uint64((int64(v&1)<<63)>>63)
-			m.NewKeys = int64(v)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -4827,7 +4825,7 @@ func (m *Record) UnmarshalVTUnsafe(dAtA []byte) error {
 			if wireType != 0 {
 				return fmt.Errorf("proto: wrong wireType = %d for field NewKeys", wireType)
 			}
-			var v uint64
+			m.NewKeys = 0
 			for shift := uint(0); ; shift += 7 {
 				if shift >= 64 {
 					return protohelpers.ErrIntOverflow
@@ -4837,13 +4835,11 @@ func (m *Record) UnmarshalVTUnsafe(dAtA []byte) error {
 				}
 				b := dAtA[iNdEx]
 				iNdEx++
-				v |= uint64(b&0x7F) << shift
+				m.NewKeys |= int64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
 			}
-			v = (v >> 1) ^ uint64((int64(v&1)<<63)>>63)
-			m.NewKeys = int64(v)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
