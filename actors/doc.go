@@ -19,6 +19,8 @@
 // former owner, and the fence messages that the new one writes to the output streams refuse its outputs.
 //
 // The files partition*.go, apply.go, recover.go, settle.go and snapshot.go are the core: they start no
-// goroutine and look at no clock but the port, so that a seeded simulation drives them, and crashes them
-// between any two effects. dealer.go, actor.go and system.go put goroutines and protoactor around it.
+// goroutine and look at no clock but the port, so that a seeded simulation (sim_*_test.go) drives them, and
+// crashes them between any two effects. A seed that fails is run again, told step by step, with
+// go test ./actors -run 'TestSimulation$' -seed=N. running.go, cell.go and runtime.go put goroutines and
+// protoactor around the core; dealer.go is between the two.
 package actors
