@@ -75,13 +75,17 @@ func Run(ctx context.Context, o Options) error {
 			}
 			return err
 		}
+		watch, unwatch := context.WithCancel(ctx)
 		select {
 		case <-ctx.Done():
 			n.log.Info("stopping: the batches at hand are finished, nothing else is taken up")
 		case <-n.db.Failed():
 			err = fmt.Errorf("the store of states: %w", n.db.Err())
 			n.log.Error("stopping", "error", err)
+		case err = <-n.natsFailed(watch):
+			n.log.Error("stopping", "error", err)
 		}
+		unwatch()
 		stop, cancel := context.WithTimeout(context.Background(), stopWithin)
 		cerr := n.Close(stop)
 		cancel()
@@ -92,6 +96,29 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
+}
+
+// natsFailed tells when the embedded NATS is of no use any more, as after a full disk: within the process
+// JetStream does not come back.
+func (n *Node) natsFailed(ctx context.Context) <-chan error {
+	failed := make(chan error, 1)
+	if n.server == nil {
+		return failed
+	}
+	go func() { // ends with ctx, or when it has told
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+			}
+			if err := n.server.Healthy(); err != nil {
+				failed <- err
+				return
+			}
+		}
+	}()
+	return failed
 }
 
 // maxRestarts is how often a process sets a corrupt store aside: more often, it is the disk.

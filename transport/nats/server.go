@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -96,6 +97,7 @@ func hostPort(address string) (string, int, error) {
 type Server struct {
 	opt Options
 	s   *server.Server
+	log *logger
 }
 
 // Embed starts a server and returns when it takes connections: everything in Dir has been read then. It
@@ -143,9 +145,10 @@ func Embed(opt Options) (*Server, error) {
 		return nil, fmt.Errorf("embedded NATS: %w", err)
 	}
 	fatal := make(chan string, 1)
-	s.SetLoggerV2(&logger{log: opt.Log.With("component", "nats"), fatal: fatal}, false, false, false)
+	l := &logger{log: opt.Log.With("component", "nats"), fatal: fatal}
+	s.SetLoggerV2(l, false, false, false)
 	go s.Start() // returns when it has started; Shutdown waits for what it leaves behind
-	e := &Server{opt: opt, s: s}
+	e := &Server{opt: opt, s: s, log: l}
 	ready := make(chan bool, 1)
 	go func() { ready <- s.ReadyForConnections(opt.StartTimeout) }()
 	select {
@@ -235,6 +238,9 @@ func (e *Server) Healthy() error {
 	if !e.s.Running() {
 		return errors.New("embedded NATS: it is stopped")
 	}
+	if line := e.log.broken.Load(); line != nil {
+		return fmt.Errorf("embedded NATS: %s; free disk space and start again", *line)
+	}
 	if !e.s.JetStreamEnabled() {
 		return errors.New("embedded NATS: JetStream has been switched off by an error, see its log; free disk space and start again")
 	}
@@ -245,13 +251,24 @@ func (e *Server) Healthy() error {
 type logger struct {
 	log   *slog.Logger
 	fatal chan string // the first line that would have ended the process
+
+	broken atomic.Pointer[string] // the first line that says that a stream takes nothing more before the next start
 }
+
+// writeError is in the line with which the server gives up a stream whose files it could not write.
+const writeError = "critical write error"
 
 func (l *logger) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l *logger) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
-func (l *logger) Errorf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
 func (l *logger) Debugf(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l *logger) Tracef(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l *logger) Errorf(format string, v ...any) {
+	line := fmt.Sprintf(format, v...)
+	l.log.Error(line)
+	if strings.Contains(line, writeError) {
+		l.broken.CompareAndSwap(nil, &line)
+	}
+}
 func (l *logger) Fatalf(format string, v ...any) {
 	line := fmt.Sprintf(format, v...)
 	l.log.Error(line)
