@@ -27,16 +27,16 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "seed of the events and the kills; 0: a new one each run")
-	killsFlag = flag.Int("kills", 0, "kills of each test; 0: 35 embedded and 15 outside, or as KISFLOW_SOAK says")
+	killsFlag = flag.Int("kills", 0, "kills of each test; 0: 20 embedded and 30 outside, or as KISFLOW_SOAK says")
 )
 
 var bin string
 
 func TestMain(m *testing.M) { flag.Parse(); process.Main(m, &bin, "kisnode", "nats-server") }
 
-func TestKillEmbedded(t *testing.T) { t.Parallel(); newRun(t, false, 35, 700).run() }
+func TestKillEmbedded(t *testing.T) { t.Parallel(); newRun(t, false, 20, 500).run() }
 
-func TestKillOutside(t *testing.T) { t.Parallel(); newRun(t, true, 15, 300).run() }
+func TestKillOutside(t *testing.T) { t.Parallel(); newRun(t, true, 30, 500).run() }
 
 // messagesPerKill is what every lane may publish from one kill to the next.
 const messagesPerKill = 25
