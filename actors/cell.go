@@ -150,8 +150,8 @@ func (c *cell) dead() bool { return cellState(c.state.Load()) == cellFailed }
 const (
 	lingerRows = 12                    // a batch of so many rows, and
 	lingerRate = 2                     // so many in a millisecond since the one before, say that the partition is busy
-	fullRows   = 256                   // so many waiting rows are worth a commit at once
-	lingerTime = 12 * time.Millisecond // the longest wait
+	fullRows   = 400                   // so many waiting rows are worth a commit at once
+	lingerTime = 25 * time.Millisecond // the longest wait
 )
 
 // work asks for another batch if anything waits. Chunks that arrived meanwhile are ahead of the message in the

@@ -175,7 +175,7 @@ type pacer struct {
 }
 
 const (
-	paceEvery   = 4 * time.Millisecond  // reads of a busy input
+	paceEvery   = 6 * time.Millisecond  // reads of a busy input
 	paceStretch = 20 * time.Millisecond // over which it is measured how busy an input is
 	paceRate    = 12                    // messages in a millisecond that make an input a busy one
 	paceEnough  = 500                   // a read of so many messages needs no wait

@@ -76,8 +76,9 @@ func (p *Parser) parse(s string) (*Row, error) {
 // lines is one event, and an object a line is many. It calls each for every event in order, with its index
 // from 0 and its row, or with the bytes and the error of an event that is malformed.
 //
-// A malformed event reaches to the end of the line where it went wrong; but if it went wrong at an opening
-// brace that is the first byte of its line, that line is the next event. A value that is no object is a
+// A malformed event reaches to the end of the line where it went wrong, or, if a line before it begins with an
+// opening brace, to that line, which is the next event: a line that was cut off takes no other with it. A value
+// that is no object is a
 // malformed event, and so is a payload that holds nothing. The rows and bad keep the payload: it must not be
 // changed any more. Offsets of errors count from the payload's start.
 func (p *Parser) Split(payload []byte, each func(index uint32, row *Row, bad []byte, err error)) {
@@ -128,8 +129,8 @@ func (p *Parser) event(s string, at int) (*Row, int, error) {
 		return row, end, nil
 	}
 	end = max(err.(*SyntaxError).Offset, at)
-	if end > at && end < len(s) && s[end] == '{' && s[end-1] == '\n' {
-		return nil, len(strings.TrimRight(s[:end], " \t\r\n")), err
+	if n := strings.Index(s[at:min(end+1, len(s))], "\n{"); n >= 0 {
+		return nil, max(len(strings.TrimRight(s[:at+n], " \t\r\n")), at+1), err
 	}
 	if n := strings.IndexByte(s[end:], '\n'); n >= 0 {
 		end += n

@@ -487,3 +487,21 @@ func TestTypedGet(t *testing.T) {
 		}
 	}
 }
+
+// TestSplitCutOff holds that a line that was cut off takes no other line with it, wherever it was cut.
+func TestSplitCutOff(t *testing.T) {
+	whole := `{"user":1,"items":[{"a":"b"},2],"amount":12.5,"ok":true}`
+	for cut := 1; cut < len(whole); cut++ {
+		var rows, bad int
+		new(Parser).Split([]byte(whole[:cut]+"\n"+whole+"\n"+whole), func(_ uint32, row *Row, _ []byte, _ error) {
+			if row != nil {
+				rows++
+			} else {
+				bad++
+			}
+		})
+		if rows != 2 || bad != 1 {
+			t.Errorf("cut after %q: %d rows and %d malformed, want 2 and 1", whole[:cut], rows, bad)
+		}
+	}
+}
