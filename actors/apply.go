@@ -44,7 +44,7 @@ type out struct {
 	pack    bool // it is a line of a message with others
 }
 
-// piled is a row that waits for the rest of its batch.
+// piled is a row that waits at a step for the rest of its batch.
 type piled struct {
 	row   *kis.Row
 	meta  *kis.Meta
@@ -138,7 +138,7 @@ func (p *Partition) apply(ctx context.Context, w *work) error {
 	return p.unpile(ctx, w)
 }
 
-// unpile calls the Batch functions for which rows wait, the first step first, until none waits.
+// unpile takes the rows on that wait at Batch functions and behind them, the first step first, until none waits.
 func (p *Partition) unpile(ctx context.Context, w *work) error {
 	if !w.piled {
 		return nil // all is in the order of the rows
@@ -154,8 +154,18 @@ func (p *Partition) unpile(ctx context.Context, w *work) error {
 				continue
 			}
 			w.piles[i] = nil
-			if err := p.callPile(ctx, w, &p.steps[i], rows); err != nil {
-				return err
+			slices.SortStableFunc(rows, func(a, b piled) int { return a.order - b.order }) // some came straight to this step
+			if p.steps[i].traits.Batch {
+				if err := p.callPile(ctx, w, &p.steps[i], rows); err != nil {
+					return err
+				}
+				continue
+			}
+			for _, r := range rows {
+				w.order = r.order
+				if err := p.walkOn(ctx, w, r.row, r.meta, i, r.jumps, true); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -166,6 +176,11 @@ func (p *Partition) unpile(ctx context.Context, w *work) error {
 
 // walk takes a row from a step on to where it ends or leaves the partition.
 func (p *Partition) walk(ctx context.Context, w *work, row *kis.Row, meta *kis.Meta, i, jumps int) error {
+	return p.walkOn(ctx, w, row, meta, i, jumps, false)
+}
+
+// walkOn is walk for a row that has waited at its step for the rows before it.
+func (p *Partition) walkOn(ctx context.Context, w *work, row *kis.Row, meta *kis.Meta, i, jumps int, waited bool) error {
 	var buf [96]byte
 	var known []byte // the key that was computed last,
 	var of *kis.Row  // for this row
@@ -193,11 +208,12 @@ func (p *Partition) walk(ctx context.Context, w *work, row *kis.Row, meta *kis.M
 				return nil
 			}
 		}
-		if s.traits.Batch {
+		if s.traits.Batch || s.after && !waited {
 			w.piled = true
 			w.piles[i] = append(w.piles[i], piled{row, meta, jumps, w.order, string(key)})
 			return nil
 		}
+		waited = false
 		c, release := s.borrow()
 		c.Rows, c.Metas = append(c.Rows[:0], row), append(c.Metas[:0], meta)
 		err := p.call(ctx, w, s, c, key)
@@ -360,7 +376,6 @@ func isCrash(r any) bool { _, ok := r.(Crash); return ok }
 // its rows are tried one by one, so that only the bad ones are set aside. What the calls have caused goes on when all
 // are done, row by row in the rows' order, as it would without a Batch function.
 func (p *Partition) callPile(ctx context.Context, w *work, s *step, rows []piled) error {
-	slices.SortStableFunc(rows, func(a, b piled) int { return a.order - b.order }) // some came straight to this step
 	byKey := make(map[string][]piled, len(rows))
 	var keys []string
 	for _, r := range rows {

@@ -151,6 +151,7 @@ type step struct {
 	stage  string
 	keyed  bool
 	here   bool // its rows with keys of this partition are applied here
+	after  bool // it has a key, and a Batch function is before it: its rows wait for those that the Batch function holds
 	runner kis.Runner
 	traits kis.Traits
 	call   kis.Call
@@ -178,6 +179,7 @@ func NewPartition(f *Flow, must []string, number int, ports Ports, opt Options) 
 // bind opens the runners of a flow's revision.
 func (p *Partition) bind(f *Flow) error {
 	steps := make([]step, len(f.Steps))
+	batch := false
 	for i := range f.Steps {
 		s := &steps[i]
 		s.Step, s.index = &f.Steps[i], i
@@ -191,6 +193,8 @@ func (p *Partition) bind(f *Flow) error {
 		if !s.here {
 			continue
 		}
+		s.after = batch && s.keyed
+		batch = batch || s.traits.Batch
 		var err error
 		s.runner, err = s.Function.Open(kis.Step{Flow: f.Name, Name: s.Name, Function: s.Function.Name(),
 			Mode: s.Mode, Must: s.Must, Params: s.Params})

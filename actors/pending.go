@@ -115,10 +115,11 @@ func (p *Partition) applyDue(ctx context.Context, w *work, now time.Time) error 
 			return err
 		}
 	}
-	return p.unpile(ctx, w)
+	return nil
 }
 
-// applyQueue does so for one queue.
+// applyQueue does so for one queue. What it has caused is through, or waits in other queues, before the next one has
+// its turn.
 func (p *Partition) applyQueue(ctx context.Context, w *work, q *pendingQueue, now time.Time) error {
 	s := &p.steps[q.step]
 	for len(q.rows) > 0 && w.rows < p.opt.BatchRows {
@@ -149,7 +150,7 @@ func (p *Partition) applyQueue(ctx context.Context, w *work, q *pendingQueue, no
 	if len(q.rows) == 0 {
 		p.pending.remove(q)
 	}
-	return nil
+	return p.unpile(ctx, w)
 }
 
 // again applies a row at its step, past its own queue.
@@ -206,7 +207,9 @@ func (p *Partition) unpend(w *work, s *step, q *pendingQueue) {
 }
 
 func (q *pendings) remove(e *pendingQueue) {
-	delete(q.queues, e.id)
+	if q.queues[e.id] == e {
+		delete(q.queues, e.id)
+	}
 	q.order = slices.DeleteFunc(q.order, func(o *pendingQueue) bool { return o == e })
 }
 

@@ -258,15 +258,16 @@ func (p *Partition) Retry(ctx context.Context, keys [][]byte) (retried int, left
 		w.rows++
 		retried++
 		w.put(k, nil)
-		if err := p.walk(ctx, w, row, meta, i, 0); err != nil {
+		err = p.walk(ctx, w, row, meta, i, 0)
+		if err == nil {
+			err = p.unpile(ctx, w) // before the next letter has its turn
+		}
+		if err != nil {
 			return 0, nil, err
 		}
 	}
 	if retried == 0 {
 		return 0, left, nil
-	}
-	if err := p.unpile(ctx, w); err != nil {
-		return 0, nil, err
 	}
 	return retried, left, p.finish(ctx, w)
 }
