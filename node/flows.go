@@ -12,6 +12,7 @@ import (
 	"github.com/kisflow/kisflow/api"
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/transport"
 )
 
 // startFlows starts what the catalog has, each flow at the revision that it was at, and then applies files.
@@ -159,7 +160,15 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 		n.mu.Lock()
 		n.catalog.Flows[def.Name] = next
 		n.mu.Unlock()
-		return save()
+		err := save()
+		if err != nil && !errors.Is(err, transport.ErrDoubt) { // certainly not written: what was stays
+			n.mu.Lock()
+			if n.catalog.Flows[def.Name] = e; e == nil {
+				delete(n.catalog.Flows, def.Name)
+			}
+			n.mu.Unlock()
+		}
+		return err
 	}
 	if !def.Enabled || next.Paused {
 		if running != nil {
