@@ -709,8 +709,8 @@ func (r *Running) busy(ctx context.Context) (bool, error) {
 }
 
 // Change switches a flow to its next revision at one exact place: what has come in is finished under the old
-// one, and written is called, before any row meets the new one. If written fails, the flow goes on under the old one,
-// unless its error is transport.ErrDoubt; on any other error the flow has stopped.
+// one, and written is called, before any row meets the new one. If the drain or written fails, the flow goes on under
+// the old one, unless written's error is transport.ErrDoubt; on any other error the flow has stopped.
 func (r *Running) Change(ctx context.Context, f *Flow, written func() error) error {
 	moves, err := r.moves(ctx, f)
 	if err != nil {
