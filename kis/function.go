@@ -39,6 +39,10 @@ type Traits struct {
 	// KeepsKey says that a row that is emitted has the same must fields as the row that caused it, so that
 	// steps before and after it that share a key can share a partition without another look.
 	KeepsKey bool
+	// Timed functions look at the watermark or set timers of event time: the engine carries watermarks to them.
+	Timed bool
+	// Many: the runner is a Many, and is given the rows of all keys that a commit covers in one call.
+	Many bool
 }
 
 // Function is an implementation that a step runs: a Go function (Keyed, Stateless, Batch), or one that is
@@ -67,14 +71,50 @@ type Runner interface {
 	Handle(c *Call) error
 }
 
+// Many is a Runner that handles many keys at once: it waits on something outside, once for all of them. The
+// engine hands it every row of a batch that has reached the step: one Call for each key, with the key's rows in
+// order.
+type Many interface {
+	Runner
+	// HandleMany handles the calls; what Handle says of one call holds for each of them. The returned error is
+	// that of all calls: nothing was handled. The fault of a single call goes into its Err, that of a single row
+	// to Refuse.
+	HandleMany(calls []*Call) error
+}
+
+// TimeDomain is the time that a timer goes by.
+type TimeDomain uint8
+
+const (
+	// EventTime timers fire when the watermark reaches them.
+	EventTime TimeDomain = iota
+	// ProcessingTime timers fire when the time of a commit reaches them.
+	ProcessingTime
+)
+
+// Timer is a timer of a key at a step.
+type Timer struct {
+	Name   string
+	Domain TimeDomain
+	At     time.Time
+}
+
+// TimerChange is a timer that a call has set; with the zero time, one that it has stopped.
+type TimerChange struct {
+	Name   string
+	Domain TimeDomain
+	At     time.Time
+}
+
 // Meta is what is known of a row beside its fields. It belongs to the event by which the row came into the
-// flow, and stays the same on the row's way through the steps.
+// flow, and stays the same on the row's way through the steps. A row that a timer has caused has the Meta of the
+// timer: its Stream and Subject are empty, its Time is the timer's.
 type Meta struct {
 	Stream   string    // the entry stream's name
 	Subject  string    // the subject the event was published to
 	Sequence uint64    // the message's place in its stream
 	Index    uint32    // the event's place in its message, from 0
-	Time     time.Time // when the stream stored the message (UTC)
+	Time     time.Time // the event's time: of the flow's time field, or when the stream stored the message (UTC)
 }
 
 // Call is one call of a runner: rows of one key, with that key's state. The engine owns it and uses it
@@ -95,18 +135,29 @@ type Call struct {
 	Now time.Time
 	// Revision is the flow's revision under which the rows are handled.
 	Revision uint64
+	// Watermark is the event time below which no more rows are expected; the zero time where nothing is known. It
+	// stands where it stood when the row came, and never goes back.
+	Watermark time.Time
+	// Timer is set where the call is for a timer that is due: then Rows is empty, and Metas holds the timer's.
+	Timer *Timer
+	// Loaded: the rows came in through this Load step's hand-off, not from the step before.
+	Loaded bool
 
 	// The answers, in the engine's hands: read them after Handle.
 	Emitted []Emission
 	Sent    []Sending
 	Control Control
-	Target  string // of Control Jump
+	Target  string        // of Control Jump
+	Timers  []TimerChange // in the order in which they were asked for
+	Err     error         // Many: why the call's rows were not handled
+	Refused []error       // Many: why single rows were not handled, by index in Rows; nil where all were
 }
 
 // Emission is one row that a call emitted.
 type Emission struct {
 	Row   *Row
-	Cause int // index in Rows of the row that caused it; its outputs leave in that row's turn
+	Cause int       // index in Rows of the row that caused it; its outputs leave in that row's turn
+	Time  time.Time // its event time; the zero time: that of the row that caused it
 }
 
 // Sending is one row that a call sent to the outside.
@@ -136,9 +187,37 @@ func (c *Call) EmitFor(cause int, row *Row) {
 	c.Emitted = append(c.Emitted, Emission{Row: row, Cause: cause})
 }
 
+// EmitAt is Emit for a row with an event time of its own, as the result of a window has.
+func (c *Call) EmitAt(at time.Time, row *Row) {
+	c.Emitted = append(c.Emitted, Emission{Row: row, Time: at})
+}
+
+// SetTimer sets a timer of the call's key at this step, or moves it where one of that name is set in the same time
+// domain. It is part of the commit, like the state: it survives crash and move, and fires once. An event timer at or
+// below the watermark, and a processing timer whose time is over, fire right after this call. Only a
+// function with state has timers.
+func (c *Call) SetTimer(name string, domain TimeDomain, at time.Time) {
+	c.Timers = append(c.Timers, TimerChange{name, domain, at})
+}
+
+// StopTimer takes a timer back; nothing happens where none of that name is set.
+func (c *Call) StopTimer(name string, domain TimeDomain) {
+	c.Timers = append(c.Timers, TimerChange{Name: name, Domain: domain})
+}
+
+// Refuse notes why a row of the call was not handled (Many). The function's error says what becomes of it, as the
+// error of Handle does; rows behind one that is to be tried again must be refused in the same way.
+func (c *Call) Refuse(row int, err error) {
+	if c.Refused == nil {
+		c.Refused = make([]error, len(c.Rows))
+	}
+	c.Refused[row] = err
+}
+
 // Reset readies a call for the next use; the engine calls it.
 func (c *Call) Reset() {
 	c.Emitted, c.Sent, c.Control, c.Target = c.Emitted[:0], c.Sent[:0], Continue, ""
+	c.Timers, c.Timer, c.Loaded, c.Err, c.Refused = c.Timers[:0], nil, false, nil, nil
 }
 
 // Control is a flow control: what is to happen after this function to the rows of this call.
