@@ -82,6 +82,17 @@ type Many interface {
 	HandleMany(calls []*Call) error
 }
 
+// Versioned is a Runner whose states have a form with a version. A state of an older version is migrated when its
+// key is activated; it is stored in the new form with the key's next commit.
+type Versioned interface {
+	Runner
+	// Version is that of the states that Encode writes.
+	Version() uint32
+	// Migrate makes of a state that an earlier version has encoded one of this version. Its error is the fault of
+	// that key alone: its rows are dead letters, its state stays as it was.
+	Migrate(version uint32, encoded []byte) ([]byte, error)
+}
+
 // TimeDomain is the time that a timer goes by.
 type TimeDomain uint8
 

@@ -144,16 +144,17 @@ type Record struct {
 	Kind      Kind                   `protobuf:"varint,6,opt,name=kind,proto3,enum=kisflow.Kind" json:"kind,omitempty"`
 	Positions []*Position            `protobuf:"bytes,7,rep,name=positions,proto3" json:"positions,omitempty"` // of the inputs that moved
 	// Changed keys of the partition's store and their new values, index by index; an empty value deletes.
-	Keys             [][]byte   `protobuf:"bytes,8,rep,name=keys,proto3" json:"keys,omitempty"`
-	Values           [][]byte   `protobuf:"bytes,9,rep,name=values,proto3" json:"values,omitempty"`
-	Outputs          []*Outputs `protobuf:"bytes,10,rep,name=outputs,proto3" json:"outputs,omitempty"`                                            // in the order in which they leave
-	Settled          []*Settled `protobuf:"bytes,11,rep,name=settled,proto3" json:"settled,omitempty"`                                            // how far earlier outputs are known to be stored
-	Snapshot         string     `protobuf:"bytes,12,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                                          // kind SNAPSHOT: the object's name
-	SnapshotSequence uint64     `protobuf:"varint,13,opt,name=snapshot_sequence,json=snapshotSequence,proto3" json:"snapshot_sequence,omitempty"` // kind SNAPSHOT: the log sequence that it holds
-	Owner            string     `protobuf:"bytes,14,opt,name=owner,proto3" json:"owner,omitempty"`                                                // kind EPOCH: who claims, for people to read
-	Hash             uint64     `protobuf:"fixed64,15,opt,name=hash,proto3" json:"hash,omitempty"`                                                // xxh64 of the record with this field zero: damage, and whose bytes these are
-	Rows             uint64     `protobuf:"varint,16,opt,name=rows,proto3" json:"rows,omitempty"`                                                 // rows handled, for people and figures
-	NewKeys          int64      `protobuf:"varint,17,opt,name=new_keys,json=newKeys,proto3" json:"new_keys,omitempty"`                            // keys that have a state now and had none, less those the other way round
+	Keys             [][]byte     `protobuf:"bytes,8,rep,name=keys,proto3" json:"keys,omitempty"`
+	Values           [][]byte     `protobuf:"bytes,9,rep,name=values,proto3" json:"values,omitempty"`
+	Outputs          []*Outputs   `protobuf:"bytes,10,rep,name=outputs,proto3" json:"outputs,omitempty"`                                            // in the order in which they leave
+	Settled          []*Settled   `protobuf:"bytes,11,rep,name=settled,proto3" json:"settled,omitempty"`                                            // how far earlier outputs are known to be stored
+	Snapshot         string       `protobuf:"bytes,12,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                                          // kind SNAPSHOT: the object's name
+	SnapshotSequence uint64       `protobuf:"varint,13,opt,name=snapshot_sequence,json=snapshotSequence,proto3" json:"snapshot_sequence,omitempty"` // kind SNAPSHOT: the log sequence that it holds
+	Owner            string       `protobuf:"bytes,14,opt,name=owner,proto3" json:"owner,omitempty"`                                                // kind EPOCH: who claims, for people to read
+	Hash             uint64       `protobuf:"fixed64,15,opt,name=hash,proto3" json:"hash,omitempty"`                                                // xxh64 of the record with this field zero: damage, and whose bytes these are
+	Rows             uint64       `protobuf:"varint,16,opt,name=rows,proto3" json:"rows,omitempty"`                                                 // rows handled, for people and figures
+	NewKeys          int64        `protobuf:"varint,17,opt,name=new_keys,json=newKeys,proto3" json:"new_keys,omitempty"`                            // keys that have a state now and had none, less those the other way round
+	Watermarks       []*Watermark `protobuf:"bytes,18,rep,name=watermarks,proto3" json:"watermarks,omitempty"`                                      // of the steps where it has moved
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -307,6 +308,13 @@ func (x *Record) GetNewKeys() int64 {
 	return 0
 }
 
+func (x *Record) GetWatermarks() []*Watermark {
+	if x != nil {
+		return x.Watermarks
+	}
+	return nil
+}
+
 // Position is how far a partition has read an input.
 type Position struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -314,6 +322,7 @@ type Position struct {
 	Created       int64                  `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`   // the stream's creation, unix nanoseconds: another one is another stream
 	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"` // all up to here has had its effect
 	Origins       []*Origin              `protobuf:"bytes,4,rep,name=origins,proto3" json:"origins,omitempty"`    // hand-offs: the last number of each sender seen (only those that moved)
+	High          int64                  `protobuf:"zigzag64,5,opt,name=high,proto3" json:"high,omitempty"`       // the watermark of the input itself: no older event time is expected from it; 0: none known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -376,11 +385,19 @@ func (x *Position) GetOrigins() []*Origin {
 	return nil
 }
 
+func (x *Position) GetHigh() int64 {
+	if x != nil {
+		return x.High
+	}
+	return 0
+}
+
 // Origin is the last number of one sender of hand-offs.
 type Origin struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sender        string                 `protobuf:"bytes,1,opt,name=sender,proto3" json:"sender,omitempty"`
 	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Watermarks    []*Watermark           `protobuf:"bytes,3,rep,name=watermarks,proto3" json:"watermarks,omitempty"` // what it has said of the steps that its rows go on at
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -429,6 +446,66 @@ func (x *Origin) GetNumber() uint64 {
 	return 0
 }
 
+func (x *Origin) GetWatermarks() []*Watermark {
+	if x != nil {
+		return x.Watermarks
+	}
+	return nil
+}
+
+// Watermark says that no row with an older event time is expected at a step.
+type Watermark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Step          string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	Time          int64                  `protobuf:"zigzag64,2,opt,name=time,proto3" json:"time,omitempty"` // unix nanoseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Watermark) Reset() {
+	*x = Watermark{}
+	mi := &file_kisflow_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Watermark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Watermark) ProtoMessage() {}
+
+func (x *Watermark) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Watermark.ProtoReflect.Descriptor instead.
+func (*Watermark) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Watermark) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *Watermark) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
 // Outputs are messages to one target, with consecutive numbers.
 type Outputs struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -443,7 +520,7 @@ type Outputs struct {
 
 func (x *Outputs) Reset() {
 	*x = Outputs{}
-	mi := &file_kisflow_proto_msgTypes[3]
+	mi := &file_kisflow_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +532,7 @@ func (x *Outputs) String() string {
 func (*Outputs) ProtoMessage() {}
 
 func (x *Outputs) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[3]
+	mi := &file_kisflow_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +545,7 @@ func (x *Outputs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outputs.ProtoReflect.Descriptor instead.
 func (*Outputs) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{3}
+	return file_kisflow_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Outputs) GetTarget() string {
@@ -518,7 +595,7 @@ type Settled struct {
 
 func (x *Settled) Reset() {
 	*x = Settled{}
-	mi := &file_kisflow_proto_msgTypes[4]
+	mi := &file_kisflow_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +607,7 @@ func (x *Settled) String() string {
 func (*Settled) ProtoMessage() {}
 
 func (x *Settled) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[4]
+	mi := &file_kisflow_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +620,7 @@ func (x *Settled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settled.ProtoReflect.Descriptor instead.
 func (*Settled) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{4}
+	return file_kisflow_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Settled) GetTarget() string {
@@ -589,13 +666,14 @@ type Meta struct {
 	DeadLetters            uint64                 `protobuf:"varint,17,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"` // how many the store holds
 	LogFirst               uint64                 `protobuf:"varint,18,opt,name=log_first,json=logFirst,proto3" json:"log_first,omitempty"`          // records below this log sequence may be cut
 	StateKeys              int64                  `protobuf:"varint,19,opt,name=state_keys,json=stateKeys,proto3" json:"state_keys,omitempty"`       // how many keys have a state
+	Watermarks             []*Watermark           `protobuf:"bytes,20,rep,name=watermarks,proto3" json:"watermarks,omitempty"`
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_kisflow_proto_msgTypes[5]
+	mi := &file_kisflow_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +685,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[5]
+	mi := &file_kisflow_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +698,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{5}
+	return file_kisflow_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Meta) GetFormat() uint32 {
@@ -756,6 +834,13 @@ func (x *Meta) GetStateKeys() int64 {
 	return 0
 }
 
+func (x *Meta) GetWatermarks() []*Watermark {
+	if x != nil {
+		return x.Watermarks
+	}
+	return nil
+}
+
 // Envelope carries rows from one partition to another, or from a Save to the flows that load it.
 type Envelope struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -770,13 +855,15 @@ type Envelope struct {
 	Rows          [][]byte               `protobuf:"bytes,9,rep,name=rows,proto3" json:"rows,omitempty"`              // JSON objects
 	Identities    []*Identity            `protobuf:"bytes,10,rep,name=identities,proto3" json:"identities,omitempty"` // of the events that the rows come from, index by index
 	Steps         []string               `protobuf:"bytes,11,rep,name=steps,proto3" json:"steps,omitempty"`           // at which rows go on, referred to by index; empty for a Save
+	Peers         uint32                 `protobuf:"varint,13,opt,name=peers,proto3" json:"peers,omitempty"`          // of a Save: how many partitions of the sender's stage write it
+	Watermarks    []*Watermark           `protobuf:"bytes,12,rep,name=watermarks,proto3" json:"watermarks,omitempty"` // behind the rows: of the steps at which rows go on; of a Save, of its own step
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_kisflow_proto_msgTypes[6]
+	mi := &file_kisflow_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +875,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[6]
+	mi := &file_kisflow_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +888,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{6}
+	return file_kisflow_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Envelope) GetFormat() uint32 {
@@ -881,6 +968,20 @@ func (x *Envelope) GetSteps() []string {
 	return nil
 }
 
+func (x *Envelope) GetPeers() uint32 {
+	if x != nil {
+		return x.Peers
+	}
+	return 0
+}
+
+func (x *Envelope) GetWatermarks() []*Watermark {
+	if x != nil {
+		return x.Watermarks
+	}
+	return nil
+}
+
 // Identity is where a row comes from and where it is to go on.
 type Identity struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -888,7 +989,7 @@ type Identity struct {
 	Subject       uint32                 `protobuf:"varint,2,opt,name=subject,proto3" json:"subject,omitempty"` // index in Envelope.subjects
 	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Index         uint32                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"` // of the event in its message
-	Time          int64                  `protobuf:"varint,5,opt,name=time,proto3" json:"time,omitempty"`   // when the entry stream stored it, unix nanoseconds
+	Time          int64                  `protobuf:"varint,5,opt,name=time,proto3" json:"time,omitempty"`   // the event's time, unix nanoseconds
 	Step          uint32                 `protobuf:"varint,6,opt,name=step,proto3" json:"step,omitempty"`   // index in Envelope.steps
 	Jumps         uint32                 `protobuf:"varint,7,opt,name=jumps,proto3" json:"jumps,omitempty"` // backward jumps so far
 	unknownFields protoimpl.UnknownFields
@@ -897,7 +998,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_kisflow_proto_msgTypes[7]
+	mi := &file_kisflow_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1010,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[7]
+	mi := &file_kisflow_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1023,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{7}
+	return file_kisflow_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Identity) GetStream() uint32 {
@@ -997,7 +1098,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_kisflow_proto_msgTypes[8]
+	mi := &file_kisflow_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1110,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[8]
+	mi := &file_kisflow_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1123,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{8}
+	return file_kisflow_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DeadLetter) GetStep() string {
@@ -1136,13 +1237,14 @@ type Pending struct {
 	Attempts      uint32                 `protobuf:"varint,8,opt,name=attempts,proto3" json:"attempts,omitempty"` // so far
 	Due           int64                  `protobuf:"varint,9,opt,name=due,proto3" json:"due,omitempty"`           // unix nanoseconds; 0: behind another one
 	Reason        string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`     // of the last attempt
+	Loaded        bool                   `protobuf:"varint,11,opt,name=loaded,proto3" json:"loaded,omitempty"`    // it came in through the step's hand-off (a Load)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pending) Reset() {
 	*x = Pending{}
-	mi := &file_kisflow_proto_msgTypes[9]
+	mi := &file_kisflow_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1256,7 @@ func (x *Pending) String() string {
 func (*Pending) ProtoMessage() {}
 
 func (x *Pending) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[9]
+	mi := &file_kisflow_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1269,7 @@ func (x *Pending) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pending.ProtoReflect.Descriptor instead.
 func (*Pending) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{9}
+	return file_kisflow_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Pending) GetRow() []byte {
@@ -1240,20 +1342,30 @@ func (x *Pending) GetReason() string {
 	return ""
 }
 
+func (x *Pending) GetLoaded() bool {
+	if x != nil {
+		return x.Loaded
+	}
+	return false
+}
+
 // Value is a key's state as the store holds it.
 type Value struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	State         []byte                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`        // JSON
-	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // under which it changed last
-	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"` // entry sequence of the event that changed it last
-	Time          int64                  `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"`         // of that commit, unix nanoseconds
+	State         []byte                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`                             // JSON
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`                      // under which it changed last
+	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`                      // entry sequence of the event that changed it last
+	Time          int64                  `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"`                              // of that commit, unix nanoseconds
+	EventTime     int64                  `protobuf:"zigzag64,5,opt,name=event_time,json=eventTime,proto3" json:"event_time,omitempty"` // the newest event time among the events that changed it, unix nanoseconds; 0: not kept
+	Timers        []*Timer               `protobuf:"bytes,6,rep,name=timers,proto3" json:"timers,omitempty"`                           // that are set for the key
+	Version       uint32                 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`                        // of the state's form
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_kisflow_proto_msgTypes[10]
+	mi := &file_kisflow_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1377,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[10]
+	mi := &file_kisflow_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1390,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{10}
+	return file_kisflow_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Value) GetState() []byte {
@@ -1309,11 +1421,101 @@ func (x *Value) GetTime() int64 {
 	return 0
 }
 
+func (x *Value) GetEventTime() int64 {
+	if x != nil {
+		return x.EventTime
+	}
+	return 0
+}
+
+func (x *Value) GetTimers() []*Timer {
+	if x != nil {
+		return x.Timers
+	}
+	return nil
+}
+
+func (x *Value) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// Timer is a timer of a key at a step. The partition's store lists them by time, too.
+type Timer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Processing    bool                   `protobuf:"varint,2,opt,name=processing,proto3" json:"processing,omitempty"` // goes by the time of commits, not by the watermark
+	At            int64                  `protobuf:"zigzag64,3,opt,name=at,proto3" json:"at,omitempty"`               // unix nanoseconds
+	Queued        int64                  `protobuf:"zigzag64,4,opt,name=queued,proto3" json:"queued,omitempty"`       // under which time the store lists it: at, or an earlier one that it was moved on from
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Timer) Reset() {
+	*x = Timer{}
+	mi := &file_kisflow_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Timer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Timer) ProtoMessage() {}
+
+func (x *Timer) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Timer.ProtoReflect.Descriptor instead.
+func (*Timer) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Timer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Timer) GetProcessing() bool {
+	if x != nil {
+		return x.Processing
+	}
+	return false
+}
+
+func (x *Timer) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Timer) GetQueued() int64 {
+	if x != nil {
+		return x.Queued
+	}
+	return 0
+}
+
 var File_kisflow_proto protoreflect.FileDescriptor
 
 const file_kisflow_proto_rawDesc = "" +
 	"\n" +
-	"\rkisflow.proto\x12\akisflow\"\xf8\x03\n" +
+	"\rkisflow.proto\x12\akisflow\"\xac\x04\n" +
 	"\x06Record\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -1332,15 +1534,25 @@ const file_kisflow_proto_rawDesc = "" +
 	"\x05owner\x18\x0e \x01(\tR\x05owner\x12\x12\n" +
 	"\x04hash\x18\x0f \x01(\x06R\x04hash\x12\x12\n" +
 	"\x04rows\x18\x10 \x01(\x04R\x04rows\x12\x19\n" +
-	"\bnew_keys\x18\x11 \x01(\x03R\anewKeys\"\x81\x01\n" +
+	"\bnew_keys\x18\x11 \x01(\x03R\anewKeys\x122\n" +
+	"\n" +
+	"watermarks\x18\x12 \x03(\v2\x12.kisflow.WatermarkR\n" +
+	"watermarks\"\x95\x01\n" +
 	"\bPosition\x12\x14\n" +
 	"\x05input\x18\x01 \x01(\tR\x05input\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\x03R\acreated\x12\x1a\n" +
 	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12)\n" +
-	"\aorigins\x18\x04 \x03(\v2\x0f.kisflow.OriginR\aorigins\"8\n" +
+	"\aorigins\x18\x04 \x03(\v2\x0f.kisflow.OriginR\aorigins\x12\x12\n" +
+	"\x04high\x18\x05 \x01(\x12R\x04high\"l\n" +
 	"\x06Origin\x12\x16\n" +
 	"\x06sender\x18\x01 \x01(\tR\x06sender\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number\"\x8f\x01\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x122\n" +
+	"\n" +
+	"watermarks\x18\x03 \x03(\v2\x12.kisflow.WatermarkR\n" +
+	"watermarks\"3\n" +
+	"\tWatermark\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\tR\x04step\x12\x12\n" +
+	"\x04time\x18\x02 \x01(\x12R\x04time\"\x8f\x01\n" +
 	"\aOutputs\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\x04R\x05first\x12\x1a\n" +
@@ -1352,7 +1564,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"\aSettled\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1a\n" +
-	"\bsequence\x18\x03 \x01(\x04R\bsequence\"\x85\x05\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\"\xb9\x05\n" +
 	"\x04Meta\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\tR\tpartition\x12\x1a\n" +
@@ -1374,7 +1586,10 @@ const file_kisflow_proto_rawDesc = "" +
 	"\fdead_letters\x18\x11 \x01(\x04R\vdeadLetters\x12\x1b\n" +
 	"\tlog_first\x18\x12 \x01(\x04R\blogFirst\x12\x1d\n" +
 	"\n" +
-	"state_keys\x18\x13 \x01(\x03R\tstateKeys\"\xc1\x02\n" +
+	"state_keys\x18\x13 \x01(\x03R\tstateKeys\x122\n" +
+	"\n" +
+	"watermarks\x18\x14 \x03(\v2\x12.kisflow.WatermarkR\n" +
+	"watermarks\"\x8b\x03\n" +
 	"\bEnvelope\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x16\n" +
 	"\x06sender\x18\x02 \x01(\tR\x06sender\x12\x16\n" +
@@ -1389,7 +1604,11 @@ const file_kisflow_proto_rawDesc = "" +
 	"identities\x18\n" +
 	" \x03(\v2\x11.kisflow.IdentityR\n" +
 	"identities\x12\x14\n" +
-	"\x05steps\x18\v \x03(\tR\x05steps\"\xac\x01\n" +
+	"\x05steps\x18\v \x03(\tR\x05steps\x12\x14\n" +
+	"\x05peers\x18\r \x01(\rR\x05peers\x122\n" +
+	"\n" +
+	"watermarks\x18\f \x03(\v2\x12.kisflow.WatermarkR\n" +
+	"watermarks\"\xac\x01\n" +
 	"\bIdentity\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\rR\x06stream\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\rR\asubject\x12\x1a\n" +
@@ -1415,7 +1634,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"\n" +
 	"event_time\x18\f \x01(\x03R\teventTime\x12\x12\n" +
 	"\x04time\x18\r \x01(\x03R\x04time\x12\x1a\n" +
-	"\battempts\x18\x0e \x01(\rR\battempts\"\xfa\x01\n" +
+	"\battempts\x18\x0e \x01(\rR\battempts\"\x92\x02\n" +
 	"\aPending\x12\x10\n" +
 	"\x03row\x18\x01 \x01(\fR\x03row\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x18\n" +
@@ -1428,12 +1647,24 @@ const file_kisflow_proto_rawDesc = "" +
 	"\battempts\x18\b \x01(\rR\battempts\x12\x10\n" +
 	"\x03due\x18\t \x01(\x03R\x03due\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"i\n" +
+	" \x01(\tR\x06reason\x12\x16\n" +
+	"\x06loaded\x18\v \x01(\bR\x06loaded\"\xca\x01\n" +
 	"\x05Value\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\fR\x05state\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1a\n" +
 	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12\x12\n" +
-	"\x04time\x18\x04 \x01(\x03R\x04time*9\n" +
+	"\x04time\x18\x04 \x01(\x03R\x04time\x12\x1d\n" +
+	"\n" +
+	"event_time\x18\x05 \x01(\x12R\teventTime\x12&\n" +
+	"\x06timers\x18\x06 \x03(\v2\x0e.kisflow.TimerR\x06timers\x12\x18\n" +
+	"\aversion\x18\a \x01(\rR\aversion\"c\n" +
+	"\x05Timer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"processing\x18\x02 \x01(\bR\n" +
+	"processing\x12\x0e\n" +
+	"\x02at\x18\x03 \x01(\x12R\x02at\x12\x16\n" +
+	"\x06queued\x18\x04 \x01(\x12R\x06queued*9\n" +
 	"\x04Kind\x12\n" +
 	"\n" +
 	"\x06COMMIT\x10\x00\x12\t\n" +
@@ -1461,38 +1692,45 @@ func file_kisflow_proto_rawDescGZIP() []byte {
 }
 
 var file_kisflow_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kisflow_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_kisflow_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_kisflow_proto_goTypes = []any{
 	(Kind)(0),          // 0: kisflow.Kind
 	(Control)(0),       // 1: kisflow.Control
 	(*Record)(nil),     // 2: kisflow.Record
 	(*Position)(nil),   // 3: kisflow.Position
 	(*Origin)(nil),     // 4: kisflow.Origin
-	(*Outputs)(nil),    // 5: kisflow.Outputs
-	(*Settled)(nil),    // 6: kisflow.Settled
-	(*Meta)(nil),       // 7: kisflow.Meta
-	(*Envelope)(nil),   // 8: kisflow.Envelope
-	(*Identity)(nil),   // 9: kisflow.Identity
-	(*DeadLetter)(nil), // 10: kisflow.DeadLetter
-	(*Pending)(nil),    // 11: kisflow.Pending
-	(*Value)(nil),      // 12: kisflow.Value
+	(*Watermark)(nil),  // 5: kisflow.Watermark
+	(*Outputs)(nil),    // 6: kisflow.Outputs
+	(*Settled)(nil),    // 7: kisflow.Settled
+	(*Meta)(nil),       // 8: kisflow.Meta
+	(*Envelope)(nil),   // 9: kisflow.Envelope
+	(*Identity)(nil),   // 10: kisflow.Identity
+	(*DeadLetter)(nil), // 11: kisflow.DeadLetter
+	(*Pending)(nil),    // 12: kisflow.Pending
+	(*Value)(nil),      // 13: kisflow.Value
+	(*Timer)(nil),      // 14: kisflow.Timer
 }
 var file_kisflow_proto_depIdxs = []int32{
 	0,  // 0: kisflow.Record.kind:type_name -> kisflow.Kind
 	3,  // 1: kisflow.Record.positions:type_name -> kisflow.Position
-	5,  // 2: kisflow.Record.outputs:type_name -> kisflow.Outputs
-	6,  // 3: kisflow.Record.settled:type_name -> kisflow.Settled
-	4,  // 4: kisflow.Position.origins:type_name -> kisflow.Origin
-	3,  // 5: kisflow.Meta.positions:type_name -> kisflow.Position
-	6,  // 6: kisflow.Meta.settled:type_name -> kisflow.Settled
-	6,  // 7: kisflow.Meta.written:type_name -> kisflow.Settled
-	1,  // 8: kisflow.Envelope.control:type_name -> kisflow.Control
-	9,  // 9: kisflow.Envelope.identities:type_name -> kisflow.Identity
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	6,  // 2: kisflow.Record.outputs:type_name -> kisflow.Outputs
+	7,  // 3: kisflow.Record.settled:type_name -> kisflow.Settled
+	5,  // 4: kisflow.Record.watermarks:type_name -> kisflow.Watermark
+	4,  // 5: kisflow.Position.origins:type_name -> kisflow.Origin
+	5,  // 6: kisflow.Origin.watermarks:type_name -> kisflow.Watermark
+	3,  // 7: kisflow.Meta.positions:type_name -> kisflow.Position
+	7,  // 8: kisflow.Meta.settled:type_name -> kisflow.Settled
+	7,  // 9: kisflow.Meta.written:type_name -> kisflow.Settled
+	5,  // 10: kisflow.Meta.watermarks:type_name -> kisflow.Watermark
+	1,  // 11: kisflow.Envelope.control:type_name -> kisflow.Control
+	10, // 12: kisflow.Envelope.identities:type_name -> kisflow.Identity
+	5,  // 13: kisflow.Envelope.watermarks:type_name -> kisflow.Watermark
+	14, // 14: kisflow.Value.timers:type_name -> kisflow.Timer
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_kisflow_proto_init() }
@@ -1506,7 +1744,7 @@ func file_kisflow_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kisflow_proto_rawDesc), len(file_kisflow_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
