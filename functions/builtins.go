@@ -186,7 +186,10 @@ func (c *compiler) call(n ast.Node, name string, args []ast.Node) node {
 	if !c.arity(n, b, len(args), b.least, len(b.args)) {
 		return badNode
 	}
-	c.asksType = c.asksType || name == "type"
+	if name == "type" {
+		c.asksType = true
+		c.roots.shape.asks(args)
+	}
 	at := c.site(n, name, args...)
 	nodes, ok := c.all(args)
 	if !ok {

@@ -23,6 +23,9 @@ type roots struct {
 	state     map[string]int    // places of the state's fields; nil: the expression sees no state
 	kinds     []kinds           // of the state's fields
 	without   map[string]string // for roots that cannot be seen here: why
+	shape     *rowShape         // what is known of the row; nil: nothing
+	holds     bool              // only rows for which the expression is true go on
+	further   []further         // roots that only some expressions have; see further.go
 }
 
 // metaFields are what meta holds.
@@ -53,9 +56,15 @@ type compiler struct {
 
 	nodes    int
 	slots    int
-	asksType bool // type is called
+	asksType bool   // type is called
+	reads    []bool // fields of the state that are looked at, by place
 	lets     []local
 	scopes   []scope // of array functions, innermost last
+
+	guarded int               // above zero: the part is not computed for every row
+	unsure  int               // as guarded, without those parts that are computed where the whole is true
+	both    map[ast.Node]bool // conjunctions of which both sides are true where the whole is
+	facts   *facts            // of rows for which the expression has a value; nil: nobody asks
 }
 
 // local is a name that let has declared.
@@ -63,6 +72,8 @@ type local struct {
 	name  string
 	slot  int
 	kinds kinds
+
+	inside *Shape
 }
 
 // scope is what # means.
@@ -78,6 +89,8 @@ type node struct {
 	fixed bool  // it is value, whatever the row
 	value kis.Value
 	bad   bool // a mistake has been noted: never run
+
+	inside *Shape // what is known of an object's fields
 }
 
 var badNode = node{kinds: anyKind, bad: true}
@@ -89,11 +102,13 @@ func compile(path, source string, see roots, params *paramTable, builtins map[st
 	if !ok {
 		return nil, c.mistakes
 	}
+	c.expect(root)
 	n := c.compile(root, false)
 	if len(c.mistakes) > 0 {
 		return nil, c.mistakes
 	}
-	return &program{path: path, eval: n.eval, kinds: n.kinds, fixed: n.fixed, value: n.value, asksType: c.asksType}, nil
+	c.hold(root)
+	return &program{path: path, eval: n.eval, kinds: n.kinds, fixed: n.fixed, value: n.value, asksType: c.asksType, inside: n.inside, facts: c.facts, reads: c.reads}, nil
 }
 
 // parse turns the text into expr-lang's tree.
@@ -192,7 +207,7 @@ func (c *compiler) column(runes int) int {
 }
 
 func (c *compiler) note(column int, message, hint string) {
-	c.mistakes = append(c.mistakes, Mistake{c.path, column, message, hint})
+	c.mistakes = append(c.mistakes, Mistake{Path: c.path, Column: column, Message: message, Hint: hint, Guarded: c.guarded > 0})
 }
 
 // wrong notes a mistake at a part of the expression.
@@ -248,6 +263,7 @@ func (c *compiler) result(k kinds, e eval, args ...node) node {
 // need notes a mistake if an operand can never be what it has to be.
 func (c *compiler) need(at *site, wants kinds, arg ast.Node, n node) bool {
 	if n.bad || n.kinds&wants != 0 {
+		c.learn(arg, wants)
 		return !n.bad
 	}
 	c.note(at.column, fmt.Sprintf("%s needs %s; %s is %s", at.name, wants, sourceOf(arg), n.kinds), "")
@@ -372,7 +388,7 @@ func (c *compiler) binary(n *ast.BinaryNode, soft bool) node {
 	case "matches":
 		return c.matches(n)
 	}
-	l, r := c.compile(n.Left, false), c.compile(n.Right, false)
+	l, r := c.compile(n.Left, false), c.right(n)
 	if l.bad || r.bad {
 		return badNode
 	}
@@ -392,6 +408,7 @@ func (c *compiler) binary(n *ast.BinaryNode, soft bool) node {
 			return c.wrong(n, "", "%s needs two numbers or two strings; %s is %s, %s is %s",
 				n.Operator, sourceOf(n.Left), l.kinds, sourceOf(n.Right), r.kinds)
 		}
+		c.learnBoth(n, l, r)
 		return c.result(isBool, ordered(at, l.eval, r.eval, n.Operator), l, r)
 	case "contains", "startsWith", "endsWith":
 		if !c.need(at, isString, n.Left, l) || !c.need(at, isString, n.Right, r) {
@@ -501,6 +518,7 @@ func (c *compiler) arithmetic(n *ast.BinaryNode, at *site, l, r node) node {
 	if both == 0 {
 		return c.wrong(n, "", "%s needs %s; %s is %s, %s is %s", n.Operator, wants, sourceOf(n.Left), l.kinds, sourceOf(n.Right), r.kinds)
 	}
+	c.learnBoth(n, l, r)
 	op := map[string]func(*frame, *site, kis.Value, kis.Value) (kis.Value, bool){
 		"/": divide, "%": remainder, "**": power, "^": power}[n.Operator]
 	left, right := l.eval, r.eval
@@ -564,7 +582,7 @@ func ordered(at *site, l, r eval, op string) eval {
 }
 
 func (c *compiler) coalesce(n *ast.BinaryNode, soft bool) node {
-	l, r := c.compile(n.Left, true), c.compile(n.Right, soft)
+	l, r := c.compile(n.Left, true), c.branch(n.Right, soft)
 	if l.bad || r.bad {
 		return badNode
 	}
@@ -575,11 +593,11 @@ func (c *compiler) coalesce(n *ast.BinaryNode, soft bool) node {
 			return v, ok
 		}
 		return right(f)
-	}, l, r)
+	}, l, r).with(insideOf(l.kinds, l.inside, r.kinds, r.inside))
 }
 
 func (c *compiler) conditional(n *ast.ConditionalNode, soft bool) node {
-	cond, yes, no := c.compile(n.Cond, false), c.compile(n.Exp1, soft), c.compile(n.Exp2, soft)
+	cond, yes, no := c.compile(n.Cond, false), c.branch(n.Exp1, soft), c.branch(n.Exp2, soft)
 	at := c.site(n.Cond, "the condition", n.Cond)
 	if cond.bad || yes.bad || no.bad || !c.need(at, isBool, n.Cond, cond) {
 		return badNode
@@ -597,17 +615,17 @@ func (c *compiler) conditional(n *ast.ConditionalNode, soft bool) node {
 			return then(f)
 		}
 		return other(f)
-	}, cond, yes, no)
+	}, cond, yes, no).with(insideOf(yes.kinds, yes.inside, no.kinds, no.inside))
 }
 
 func (c *compiler) let(n *ast.VariableDeclaratorNode, soft bool) node {
-	taken := slices.ContainsFunc(c.lets, func(l local) bool { return l.name == n.Name })
+	taken := slices.ContainsFunc(c.lets, func(l local) bool { return l.name == n.Name }) || c.roots.find(n.Name) != nil
 	if taken || slices.Contains(rootNames, n.Name) || n.Name == "null" || c.builtins[n.Name] != nil {
 		c.wrong(n, "choose another name", "let %s: the name is taken", n.Name)
 	}
 	value := c.compile(n.Value, false)
 	slot := c.slot(n)
-	c.lets = append(c.lets, local{n.Name, slot, value.kinds})
+	c.lets = append(c.lets, local{n.Name, slot, value.kinds, value.inside})
 	body := c.compile(n.Expr, soft)
 	c.lets = c.lets[:len(c.lets)-1]
 	if value.bad || body.bad {
@@ -621,7 +639,7 @@ func (c *compiler) let(n *ast.VariableDeclaratorNode, soft bool) node {
 		}
 		f.slots[slot], f.used = v, true
 		return then(f)
-	}, value, body)
+	}, value, body).with(body.inside)
 }
 
 // in is `value in array`, `"name" in object`, and `"name" in row`.
@@ -630,6 +648,7 @@ func (c *compiler) in(n *ast.BinaryNode) node {
 	at := c.site(n, "in", n.Left, n.Right)
 	left := l.eval
 	if root, ok := n.Right.(*ast.IdentifierNode); ok && root.Value == "row" && c.roots.row {
+		c.roots.shape.asksFor(n.Left)
 		if !c.need(at, isString, n.Left, l) {
 			return badNode
 		}
@@ -809,7 +828,7 @@ func (c *compiler) objectLiteral(n *ast.MapNode) node {
 			}
 		}
 		return f.build(at, append(b, '}'))
-	}, nodes...)
+	}, nodes...).with(insideLiteral(nodes))
 }
 
 // all compiles the parts of a list.

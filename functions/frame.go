@@ -39,6 +39,8 @@ type frame struct {
 	key    kis.Key
 	state  []kis.Value
 	params *params
+	rows   [2]*kis.Row  // of further roots: left and right, table
+	values [3]kis.Value // of further roots: self, the parts of window
 
 	keys     []kis.Field // of key, once they were asked for
 	slots    []kis.Value // of let, #, #index, #acc
@@ -176,7 +178,11 @@ type program struct {
 	kinds    kinds
 	fixed    bool // value is its value, whatever the row
 	value    kis.Value
-	asksType bool // it calls type
+	asksType bool   // it calls type
+	reads    []bool // the fields of the state that it looks at, by place
+
+	inside *Shape // what is known of an object's fields
+	facts  *facts // of rows for which it has a value
 }
 
 // run computes the program on what the frame shows.
@@ -224,6 +230,7 @@ func (f *frame) show(c *kis.Call) {
 // hide lets go of what show showed: the row's message may be far larger than what is kept of it.
 func (f *frame) hide() {
 	f.row, f.meta, f.key, f.keys, f.state = nil, nil, kis.Key{}, nil, nil
+	f.rows, f.values = [2]*kis.Row{}, [3]kis.Value{}
 	if f.used {
 		clear(f.slots)
 		f.used = false

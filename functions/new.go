@@ -92,6 +92,7 @@ type builder struct {
 	params   paramTable
 	builtins map[string]*builtin
 	mistakes []Mistake
+	row      *rowShape // what is known of the rows, for Infer; else nil
 }
 
 func (b *builder) wrong(path, hint, format string, args ...any) {
@@ -127,6 +128,7 @@ func (b *builder) see() roots {
 	if len(r.must) == 0 {
 		r.must = nil
 	}
+	r.shape = b.row
 	return r
 }
 
@@ -134,6 +136,7 @@ func (b *builder) see() roots {
 func (b *builder) compile(path, source string, see roots) *program {
 	p, mistakes := compile(path, source, see, &b.params, b.builtins)
 	b.mistakes = append(b.mistakes, mistakes...)
+	b.compiled(path, p, see)
 	return p
 }
 
@@ -163,7 +166,7 @@ func (b *builder) rules() []rule {
 			reason = "rule not met"
 		}
 		says := fmt.Errorf("%s: %s", reason, strings.TrimSpace(r.Rule))
-		rules = append(rules, rule{b.condition(path+".rule", r.Rule, b.see()), verdict(says)})
+		rules = append(rules, rule{b.condition(path+".rule", r.Rule, b.see().holding()), verdict(says)})
 	}
 	return rules
 }

@@ -16,6 +16,9 @@ import (
 var rootNames = []string{"row", "state", "meta", "params", "key"}
 
 func (c *compiler) sees(name string) bool {
+	if c.roots.find(name) != nil {
+		return true
+	}
 	switch name {
 	case "row":
 		return c.roots.row
@@ -31,8 +34,11 @@ func (c *compiler) sees(name string) bool {
 
 // root checks a name that a path starts from; ok says that it is one and can be seen.
 func (c *compiler) root(n *ast.IdentifierNode) (ok bool) {
-	if !slices.Contains(rootNames, n.Value) {
+	if !slices.Contains(rootNames, n.Value) && c.roots.find(n.Value) == nil {
 		known := slices.Clone(rootNames)
+		for _, r := range c.roots.further {
+			known = append(known, r.name)
+		}
 		for _, l := range c.lets {
 			known = append(known, l.name)
 		}
@@ -42,6 +48,10 @@ func (c *compiler) root(n *ast.IdentifierNode) (ok bool) {
 		}
 		if c.builtins[n.Value] != nil {
 			hint = "call it: " + c.builtins[n.Value].Signature
+		}
+		if why := c.roots.without[n.Value]; why != "" {
+			c.wrong(n, "", "%s %s", n.Value, why)
+			return false
 		}
 		c.wrong(n, hint, "unknown name %s", n.Value)
 		return false
@@ -73,7 +83,7 @@ func load(slot int, k kinds) node {
 // identifier is a name that stands alone: a let, null, or a root as an object.
 func (c *compiler) identifier(n *ast.IdentifierNode) node {
 	if l, ok := c.letOf(n.Value); ok {
-		return load(l.slot, l.kinds)
+		return load(l.slot, l.kinds).with(l.inside)
 	}
 	if n.Value == "null" {
 		return constant(kis.NullValue())
@@ -85,15 +95,19 @@ func (c *compiler) identifier(n *ast.IdentifierNode) node {
 	object := func(e func(f *frame, b []byte) []byte) node {
 		return node{kinds: isObject, eval: func(f *frame) (kis.Value, bool) { return f.build(at, e(f, nil)) }}
 	}
+	if r := c.roots.find(n.Value); r != nil {
+		return c.furtherRoot(n, r)
+	}
 	switch n.Value {
 	case "row":
-		return object(func(f *frame, b []byte) []byte { return f.row.AppendJSON(b) })
+		return object(func(f *frame, b []byte) []byte { return f.row.AppendJSON(b) }).with(c.roots.shape.whole())
 	case "key":
 		return object(func(f *frame, b []byte) []byte { return f.key.AppendJSON(b) })
 	case "state":
 		names := make([]string, len(c.roots.state))
 		for name, i := range c.roots.state {
 			names[i] = name
+			c.read(i)
 		}
 		return object(func(f *frame, b []byte) []byte {
 			return appendObject(b, len(names), func(i int) (string, kis.Value) { return names[i], f.state[i] })
@@ -180,11 +194,12 @@ func optional(n ast.Node) bool {
 func (c *compiler) member(n *ast.MemberNode, soft bool) node {
 	soft = soft || optional(n)
 	if base, ok := n.Node.(*ast.IdentifierNode); ok {
-		if _, local := c.letOf(base.Value); !local {
+		r := c.roots.find(base.Value)
+		if _, local := c.letOf(base.Value); !local && (r == nil || r.row || r.fields != nil) {
 			if name, ok := n.Property.(*ast.StringNode); ok {
 				return c.field(n, base, name.Value, soft)
 			}
-			if base.Value == "state" && c.sees("state") {
+			if base.Value == "state" && c.sees("state") && r == nil {
 				return c.wrong(n.Property, "write state.name", "a state field is named, not computed")
 			}
 		}
@@ -200,6 +215,7 @@ func (c *compiler) member(n *ast.MemberNode, soft bool) node {
 	if base.bad || property.bad {
 		return badNode
 	}
+	made := c.knownInside(n, base, soft)
 	at := c.site(n, "[]", n.Node, n.Property)
 	if name, ok := n.Property.(*ast.StringNode); ok {
 		at.name = "." + name.Value
@@ -217,7 +233,7 @@ func (c *compiler) member(n *ast.MemberNode, soft bool) node {
 	}
 	whole := sourceOf(n)
 	of, with := base.eval, property.eval
-	return c.result(anyKind, func(f *frame) (kis.Value, bool) {
+	return c.result(made.kinds, func(f *frame) (kis.Value, bool) {
 		v, ok := of(f)
 		if !ok {
 			return v, false
@@ -231,7 +247,7 @@ func (c *compiler) member(n *ast.MemberNode, soft bool) node {
 			return f.fail(at, "%s is missing", whole)
 		}
 		return v, ok
-	}, base, property)
+	}, base, property).with(made.Inside)
 }
 
 // computedField is row[...] with a name that is computed.
@@ -339,19 +355,23 @@ func (c *compiler) field(n *ast.MemberNode, base *ast.IdentifierNode, name strin
 		return badNode
 	}
 	at := c.site(base, base.Value+"."+name)
+	if r := c.roots.find(base.Value); r != nil {
+		return c.furtherField(n, at, r, name, soft)
+	}
 	switch base.Value {
 	case "row":
 		k := anyKind
 		if slices.Contains(c.roots.must, name) {
 			k = scalars &^ isNumber // or the row would have no key
 		}
+		known := c.known(n, name, k, soft)
 		if soft {
-			return node{kinds: k | isNull, eval: func(f *frame) (kis.Value, bool) {
+			return node{kinds: known.kinds | isNull, inside: known.Inside, eval: func(f *frame) (kis.Value, bool) {
 				v, _ := f.row.Get(name)
 				return v, true
 			}}
 		}
-		return node{kinds: k, eval: func(f *frame) (kis.Value, bool) {
+		return node{kinds: known.kinds, inside: known.Inside, eval: func(f *frame) (kis.Value, bool) {
 			v, there := f.row.Get(name)
 			if !there {
 				return f.fail(at, "%s is missing", at.name)
@@ -367,6 +387,7 @@ func (c *compiler) field(n *ast.MemberNode, base *ast.IdentifierNode, name strin
 			}
 			return c.wrong(n.Property, didYouMean(name, known), "unknown state field %s", name)
 		}
+		c.read(i)
 		return node{kinds: c.roots.kinds[i], eval: func(f *frame) (kis.Value, bool) { return f.state[i], true }}
 	case "meta":
 		if !slices.Contains(metaFields, name) {

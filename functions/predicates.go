@@ -44,7 +44,7 @@ func (c *compiler) loop(n ast.Node, b *builtin, args []ast.Node, least, most int
 		return nil, false
 	}
 	c.scopes = append(c.scopes, l.scope)
-	l.body = c.compile(body.Node, false)
+	l.body = c.branch(body.Node, false) // not for an empty array
 	c.scopes = c.scopes[:len(c.scopes)-1]
 	at := c.site(body.Node, "the condition of "+b.Name, body.Node)
 	if wants != isBool {

@@ -53,6 +53,11 @@ type Mistake struct {
 	Column  int    // of the byte in that text, from 1; 0: the text as a whole
 	Message string // what is wrong
 	Hint    string // what would be right; may be empty
+
+	// Of what Infer finds: Missing is the row's field that is not there, "" for other mistakes; Guarded says that
+	// it is in a part of the expression that is not computed for every row.
+	Missing string
+	Guarded bool
 }
 
 // Error returns the mistake as one line.

@@ -31,10 +31,10 @@ func (b *builder) subject(path, source string) subject {
 			break
 		}
 		if end := strings.IndexAny(rest[open+1:], "{}"); rest[open] == '}' || end < 0 || rest[open+1+end] == '{' {
-			b.mistakes = append(b.mistakes, Mistake{path, len(source) - len(rest) + open + 1, "a brace without its other one", "a value stands as {field}"})
+			b.mistakes = append(b.mistakes, Mistake{Path: path, Column: len(source) - len(rest) + open + 1, Message: "a brace without its other one", Hint: "a value stands as {field}"})
 			return s
 		} else if end == 0 {
-			b.mistakes = append(b.mistakes, Mistake{path, len(source) - len(rest) + open + 1, "braces without a field", "a value stands as {field}"})
+			b.mistakes = append(b.mistakes, Mistake{Path: path, Column: len(source) - len(rest) + open + 1, Message: "braces without a field", Hint: "a value stands as {field}"})
 			return s
 		} else {
 			s.texts = append(s.texts, rest[:open])
