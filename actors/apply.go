@@ -14,20 +14,25 @@ import (
 
 // work is what one batch comes to, before it is committed. It is used again for the next batch.
 type work struct {
-	now       time.Time
-	items     []*Item
-	positions []*proto.Position
-	order     int // of the item being applied: its outputs leave in its turn
-	piled     bool
-	piles     [][]piled // rows that wait for a Batch function, by step
+	now        time.Time
+	last       *Item     // the row that was applied last
+	arrived    time.Time // when the stream stored its message, or one of the same read
+	positions  []*proto.Position
+	envelope   uint64 // the one that was looked at last: its sequence
+	envelopeOf string // and its sender
+	order      int    // of the item being applied: its outputs leave in its turn
+	piled      bool
+	piles      [][]piled // rows that wait for a Batch function, by step
 
 	dirty     []*instance
 	keys      [][]byte
 	values    [][]byte
 	dead      uint32
 	rows      int
+	fired     int   // timers
 	newKeys   int64 // as in proto.Record
 	dropped   int
+	moved     bool // a position, by more than what envelopes say of watermarks
 	outs      []out
 	handed    []handed
 	envelopes []*envelope
@@ -51,12 +56,19 @@ type piled struct {
 	jumps int
 	order int
 	key   string
+
+	loaded bool // as in kis.Call
+}
+
+// quiet tells whether the batch has come to nothing that must be committed now.
+func (w *work) quiet() bool {
+	return !w.moved && w.rows == 0 && len(w.dirty) == 0 && len(w.keys) == 0 && len(w.outs) == 0 && len(w.handed) == 0
 }
 
 // begin readies the partition's work for a new batch.
 func (p *Partition) begin() *work {
 	w := &p.w
-	*w = work{now: p.ports.Clock.Now(), items: w.items[:0], positions: w.positions[:0], piles: w.piles,
+	*w = work{now: p.ports.Clock.Now(), positions: append(w.positions[:0], p.carried...), piles: w.piles,
 		dirty: w.dirty[:0], keys: w.keys[:0], values: w.values[:0], outs: w.outs[:0],
 		handed: w.handed[:0], envelopes: w.envelopes[:0], packs: w.packs[:0], bytes: w.bytes[:0]}
 	if len(w.piles) != len(p.steps) {
@@ -67,25 +79,34 @@ func (p *Partition) begin() *work {
 
 // advance notes that a chunk is part of the batch and returns the sequence up to which its input has been
 // counted before.
-func (w *work) advance(p *Partition, c *Chunk) (at uint64, err error) {
+func (w *work) advance(p *Partition, c *Chunk) (pos *proto.Position, at uint64, err error) {
 	in := &p.flow.Inputs[c.Input]
-	pos := findPosition(w.positions, in.Name)
+	pos = findPosition(w.positions, in.Name)
 	if pos == nil {
 		pos = &proto.Position{Input: in.Name, Created: in.Created, Sequence: p.Sequence(c.Input)}
 		w.positions = append(w.positions, pos)
 	}
 	at = pos.Sequence
 	if c.After > at {
-		return 0, fmt.Errorf("%w: partition %s has read %s up to %d, and is handed what follows %d", ErrInput, p.name, in.Stream, at, c.After)
+		return nil, 0, fmt.Errorf("%w: partition %s has read %s up to %d, and is handed what follows %d", ErrInput, p.name, in.Stream, at, c.After)
 	}
-	pos.Sequence = max(at, c.To)
-	return at, nil
+	w.moved = w.moved || c.To > at && !c.onlyMarks()
+	return pos, at, nil
+}
+
+// onlyMarks tells whether all that a chunk holds is what envelopes say of watermarks.
+func (c *Chunk) onlyMarks() bool {
+	for i := range c.Items {
+		if c.Items[i].Envelope == nil {
+			return false
+		}
+	}
+	return len(c.Items) > 0
 }
 
 // origin checks the number of an envelope against the last one of its sender (P1). Between the partitions of a
 // flow no number is left out; of a Save's envelopes a partition gets those that have rows for it.
-func (w *work) origin(p *Partition, input int, it *Item) (repeat bool, err error) {
-	pos := findPosition(w.positions, p.flow.Inputs[input].Name)
+func (w *work) origin(p *Partition, pos *proto.Position, input int, it *Item) (repeat bool, err error) {
 	last, known := uint64(0), false
 	for _, o := range pos.Origins {
 		if o.Sender == it.Sender {
@@ -102,40 +123,30 @@ func (w *work) origin(p *Partition, input int, it *Item) (repeat bool, err error
 		}
 	}
 	switch {
-	case known && it.Number < last, known && it.Number == last && !w.sameEnvelope(it):
+	case known && it.Number < last, known && it.Number == last && (w.envelope != it.Sequence || w.envelopeOf != it.Sender):
 		return true, nil
 	case known && it.Number > last+1 && p.flow.Inputs[input].Kind == HandOff:
 		return false, fmt.Errorf("%w: partition %s: hand-off from %s goes from number %d to %d", ErrInput, p.name, it.Sender, last, it.Number)
 	}
-	setOrigin(pos, it.Sender, it.Number)
+	w.envelope, w.envelopeOf = it.Sequence, it.Sender // the next item may be of the same envelope
+	o := setOrigin(pos, it.Sender, it.Number)
+	if it.Envelope != nil && p.timed {
+		o.Watermarks = setWatermarks(o.Watermarks, it.Envelope.Watermarks)
+	}
 	return false, nil
 }
 
-// sameEnvelope tells whether the row before in this batch came in the same envelope.
-func (w *work) sameEnvelope(it *Item) bool {
-	if len(w.items) == 0 {
-		return false
+// apply takes a row through the steps. A row goes through all of them before the next one starts, so results do
+// not depend on how rows are batched; only at a Batch function the rows wait for one another, and what comes of
+// them is put back into the order of the rows that caused it.
+func (p *Partition) apply(ctx context.Context, w *work, it *Item, loaded bool) error {
+	w.order++
+	w.rows++
+	if it.Row == nil {
+		p.malformed(w, it)
+		return nil
 	}
-	b := w.items[len(w.items)-1]
-	return b.Sequence == it.Sequence && b.Sender == it.Sender
-}
-
-// apply hands the batch's rows to their instances, in order. A row goes through all steps before the next one
-// starts, so results do not depend on how rows are batched; only at a Batch function the rows wait for one
-// another, and what comes of them is put back into the order of the rows that caused it.
-func (p *Partition) apply(ctx context.Context, w *work) error {
-	for i, it := range w.items {
-		w.order = i
-		w.rows++
-		if it.Row == nil {
-			p.malformed(w, it)
-			continue
-		}
-		if err := p.walk(ctx, w, it.Row, it.Meta, it.Step, it.Jumps); err != nil {
-			return err
-		}
-	}
-	return p.unpile(ctx, w)
+	return p.walkOn(ctx, w, it.Row, it.Meta, it.Step, it.Jumps, false, loaded)
 }
 
 // unpile takes the rows on that wait at Batch functions and behind them, the first step first, until none waits.
@@ -155,6 +166,12 @@ func (p *Partition) unpile(ctx context.Context, w *work) error {
 			}
 			w.piles[i] = nil
 			slices.SortStableFunc(rows, func(a, b piled) int { return a.order - b.order }) // some came straight to this step
+			if p.steps[i].traits.Many {
+				if err := p.callMany(ctx, w, &p.steps[i], rows); err != nil {
+					return err
+				}
+				continue
+			}
 			if p.steps[i].traits.Batch {
 				if err := p.callPile(ctx, w, &p.steps[i], rows); err != nil {
 					return err
@@ -163,7 +180,7 @@ func (p *Partition) unpile(ctx context.Context, w *work) error {
 			}
 			for _, r := range rows {
 				w.order = r.order
-				if err := p.walkOn(ctx, w, r.row, r.meta, i, r.jumps, true); err != nil {
+				if err := p.walkOn(ctx, w, r.row, r.meta, i, r.jumps, true, r.loaded); err != nil {
 					return err
 				}
 			}
@@ -176,11 +193,12 @@ func (p *Partition) unpile(ctx context.Context, w *work) error {
 
 // walk takes a row from a step on to where it ends or leaves the partition.
 func (p *Partition) walk(ctx context.Context, w *work, row *kis.Row, meta *kis.Meta, i, jumps int) error {
-	return p.walkOn(ctx, w, row, meta, i, jumps, false)
+	return p.walkOn(ctx, w, row, meta, i, jumps, false, false)
 }
 
-// walkOn is walk for a row that has waited at its step for the rows before it.
-func (p *Partition) walkOn(ctx context.Context, w *work, row *kis.Row, meta *kis.Meta, i, jumps int, waited bool) error {
+// walkOn is walk for a row that has waited at its step for the rows before it, or that came in through the step's
+// hand-off.
+func (p *Partition) walkOn(ctx context.Context, w *work, row *kis.Row, meta *kis.Meta, i, jumps int, waited, loaded bool) error {
 	var buf [96]byte
 	var known []byte // the key that was computed last,
 	var of *kis.Row  // for this row
@@ -204,29 +222,30 @@ func (p *Partition) walkOn(ctx context.Context, w *work, row *kis.Row, meta *kis
 				return nil
 			}
 			if p.pending.rows > 0 && p.pending.waits(i, key) {
-				p.pend(w, s, key, row, meta, jumps, 0, 0, nil)
+				p.pend(w, s, key, row, meta, jumps, 0, 0, nil, loaded)
 				return nil
 			}
 		}
-		if s.traits.Batch || s.after && !waited {
+		if s.piles || s.after && !waited {
 			w.piled = true
-			w.piles[i] = append(w.piles[i], piled{row, meta, jumps, w.order, string(key)})
+			w.piles[i] = append(w.piles[i], piled{row, meta, jumps, w.order, string(key), loaded})
 			return nil
 		}
 		waited = false
 		c, release := s.borrow()
 		c.Rows, c.Metas = append(c.Rows[:0], row), append(c.Metas[:0], meta)
+		c.Loaded, loaded = loaded, false
 		err := p.call(ctx, w, s, c, key)
 		if err != nil {
 			release()
-			return p.refused(w, s, key, row, meta, jumps, 0, err)
+			return p.refused(w, s, key, row, meta, jumps, 0, err, c.Loaded)
 		}
 		next, err := p.after(ctx, w, s, c, meta, &jumps)
 		if err != nil || next.row == nil {
 			release()
 			return err
 		}
-		row, i = next.row, next.step
+		row, meta, i = next.row, next.meta, next.step
 		release()
 	}
 	return nil
@@ -247,6 +266,7 @@ func (s *step) release() { s.busy = false }
 // hop is where a row goes on.
 type hop struct {
 	row  *kis.Row
+	meta *kis.Meta
 	step int
 }
 
@@ -265,7 +285,9 @@ func (p *Partition) after(ctx context.Context, w *work, s *step, c *kis.Call, me
 	emitted := c.Emitted
 	switch c.Control {
 	case kis.Reuse:
-		emitted = []kis.Emission{{Row: c.Rows[0]}}
+		if emitted = nil; len(c.Rows) > 0 {
+			emitted = []kis.Emission{{Row: c.Rows[0]}}
+		}
 	case kis.ForceNext:
 		if len(emitted) == 0 {
 			emitted = []kis.Emission{{Row: kis.NewRow(c.Key.Fields()...)}}
@@ -273,40 +295,67 @@ func (p *Partition) after(ctx context.Context, w *work, s *step, c *kis.Call, me
 	case kis.Jump:
 		to := p.stepNamed(c.Target)
 		if to < 0 {
-			p.setAside(w, s, c.Rows[0], meta, fmt.Errorf("jump to %q: the flow has no such step", c.Target), 0)
+			p.setAside(w, s, causeOf(c), meta, fmt.Errorf("jump to %q: the flow has no such step", c.Target), 0)
 			return hop{}, nil
 		}
 		if next = to; to <= s.index {
 			if *jumps++; *jumps > kis.MaxJumps {
-				p.setAside(w, s, c.Rows[0], meta, fmt.Errorf("jumped backwards more than %d times", kis.MaxJumps), 0)
+				p.setAside(w, s, causeOf(c), meta, fmt.Errorf("jumped backwards more than %d times", kis.MaxJumps), 0)
 				return hop{}, nil
 			}
 		}
-		if len(emitted) == 0 {
+		if len(emitted) == 0 && len(c.Rows) > 0 {
 			emitted = []kis.Emission{{Row: c.Rows[0]}}
 		}
 	}
 	s.meter.out(len(emitted))
 	if s.Save != "" {
 		for _, e := range emitted {
-			p.saveRow(w, s, e.Row, meta)
+			p.saveRow(w, s, e.Row, metaOf(e, meta))
 		}
 	}
 	switch len(emitted) {
 	case 0:
 		return hop{}, nil
 	case 1:
-		return hop{emitted[0].Row, next}, nil
+		return hop{emitted[0].Row, metaOf(emitted[0], meta), next}, nil
 	}
 	if next >= len(p.steps) {
 		return hop{}, nil
 	}
 	for _, e := range slices.Clone(emitted) {
-		if err := p.walk(ctx, w, e.Row, meta, next, *jumps); err != nil {
+		if err := p.walk(ctx, w, e.Row, metaOf(e, meta), next, *jumps); err != nil {
 			return hop{}, err
 		}
 	}
 	return hop{}, nil
+}
+
+// metaOf is the meta of an emitted row: that of its cause, with the row's own time where it has one.
+func metaOf(e kis.Emission, meta *kis.Meta) *kis.Meta {
+	if e.Time.IsZero() || e.Time.Equal(meta.Time) {
+		return meta
+	}
+	m := *meta
+	m.Time = e.Time
+	return &m
+}
+
+// causeOf is the row of a call, or one of its key's fields where a timer has caused it.
+func causeOf(c *kis.Call) *kis.Row {
+	if len(c.Rows) > 0 {
+		return c.Rows[0]
+	}
+	return kis.NewRow(c.Key.Fields()...)
+}
+
+// ready fills in what every call is told.
+func (p *Partition) ready(ctx context.Context, w *work, s *step, c *kis.Call) {
+	c.Context, c.Now, c.Revision = ctx, w.now, p.flow.Revision
+	c.Watermark = time.Time{}
+	if p.timed {
+		c.Watermark = moment(p.time.at[s.index])
+	}
 }
 
 func (p *Partition) stepNamed(name string) int {
@@ -320,7 +369,7 @@ func (p *Partition) stepNamed(name string) int {
 
 // call runs a step's function on the rows of one key.
 func (p *Partition) call(ctx context.Context, w *work, s *step, c *kis.Call, key []byte) error {
-	c.Context, c.Now, c.Revision = ctx, w.now, p.flow.Revision
+	p.ready(ctx, w, s, c)
 	if !s.traits.Stateful {
 		if s.keyed {
 			c.Key = kis.TrustedKey(s.Must, string(key))
@@ -335,13 +384,24 @@ func (p *Partition) call(ctx context.Context, w *work, s *step, c *kis.Call, key
 	if err := s.handle(p.ports.Clock, c); err != nil {
 		return err
 	}
-	in.state = c.State
-	in.sequence = c.Metas[len(c.Metas)-1].Sequence
-	if !in.dirty {
-		in.dirty = true
-		w.dirty = append(w.dirty, in)
+	if len(c.Timers) > 0 && len(in.timers)+len(c.Timers) > maxTimers {
+		return &brokenError{fmt.Errorf("step %s: more than %d timers for %s", s.Name, maxTimers, in.key)}
 	}
+	p.changed(w, s, in, c)
 	return nil
+}
+
+// changed makes what a call did to its key's instance part of the batch.
+func (p *Partition) changed(w *work, s *step, in *instance, c *kis.Call) {
+	in.state, in.gone = c.State, false
+	in.sequence = c.Metas[len(c.Metas)-1].Sequence
+	w.touch(in)
+	if len(c.Timers) > 0 {
+		p.changeTimers(w, in, c.Timers)
+	}
+	if s.TTL > 0 {
+		p.touchTTL(w, s, in, c.Metas)
+	}
 }
 
 // handle calls the runner. A runner answers for the panics of handlers; what panics here is the engine's own
@@ -397,33 +457,38 @@ func (p *Partition) callPile(ctx context.Context, w *work, s *step, rows []piled
 		}
 		if len(rows) == 1 {
 			w.order = rows[0].order
-			if err := p.refused(w, s, []byte(k), rows[0].row, rows[0].meta, rows[0].jumps, 0, err); err != nil {
+			if err := p.refused(w, s, []byte(k), rows[0].row, rows[0].meta, rows[0].jumps, 0, err, rows[0].loaded); err != nil {
 				return err
 			}
 			continue
 		}
 		for _, r := range rows {
 			if p.pending.rows > 0 && s.keyed && p.pending.waits(s.index, []byte(k)) {
-				p.pend(w, s, []byte(k), r.row, r.meta, r.jumps, 0, 0, nil)
+				p.pend(w, s, []byte(k), r.row, r.meta, r.jumps, 0, 0, nil, r.loaded)
 				continue
 			}
 			c, err := p.callRows(ctx, w, s, k, []piled{r})
 			if err != nil {
 				w.order = r.order
-				if err := p.refused(w, s, []byte(k), r.row, r.meta, r.jumps, 0, err); err != nil {
+				if err := p.refused(w, s, []byte(k), r.row, r.meta, r.jumps, 0, err, r.loaded); err != nil {
 					return err
 				}
 			}
 			all = append(all, c...)
 		}
 	}
+	return p.goOn(ctx, w, s, all)
+}
+
+// goOn takes on what rows have caused, in the rows' order.
+func (p *Partition) goOn(ctx context.Context, w *work, s *step, all []caused) error {
 	slices.SortStableFunc(all, func(a, b caused) int { return a.order - b.order })
 	for i := range all {
 		c := &all[i]
 		w.order = c.order
 		next, err := p.after(ctx, w, s, &c.call, c.meta, &c.jumps)
 		if err == nil && next.row != nil {
-			err = p.walk(ctx, w, next.row, c.meta, next.step, c.jumps)
+			err = p.walk(ctx, w, next.row, next.meta, next.step, c.jumps)
 		}
 		if err != nil {
 			return err
@@ -454,12 +519,17 @@ func (p *Partition) callRows(ctx context.Context, w *work, s *step, key string, 
 	if err := p.call(ctx, w, s, c, []byte(key)); err != nil {
 		return nil, err
 	}
+	return causes(c, rows), nil
+}
+
+// causes takes a call's answers apart by the rows that caused them.
+func causes(c *kis.Call, rows []piled) []caused {
 	all := make([]caused, 0, len(rows))
 	for i, r := range rows {
 		one := kis.Call{Key: c.Key, Rows: []*kis.Row{r.row}, Metas: []*kis.Meta{r.meta}, Control: c.Control, Target: c.Target}
 		for _, e := range c.Emitted {
 			if min(max(e.Cause, 0), len(rows)-1) == i {
-				one.Emitted = append(one.Emitted, kis.Emission{Row: e.Row})
+				one.Emitted = append(one.Emitted, kis.Emission{Row: e.Row, Time: e.Time})
 			}
 		}
 		for _, e := range c.Sent {
@@ -469,7 +539,7 @@ func (p *Partition) callRows(ctx context.Context, w *work, s *step, key string, 
 		}
 		all = append(all, caused{one, r.meta, r.jumps, r.order})
 	}
-	return all, nil
+	return all
 }
 
 // isOwn tells whether an error is the partition's own: no row's fault, so no policy applies, and what the batch
@@ -482,7 +552,7 @@ func isOwn(err error) bool {
 
 // refused does with a row what its function's error and the step's policy ask for. A returned error stops the
 // partition before the batch.
-func (p *Partition) refused(w *work, s *step, key []byte, row *kis.Row, meta *kis.Meta, jumps, attempts int, err error) error {
+func (p *Partition) refused(w *work, s *step, key []byte, row *kis.Row, meta *kis.Meta, jumps, attempts int, err error, loaded bool) error {
 	s.meter.refuse()
 	if isOwn(err) {
 		return err
@@ -496,7 +566,7 @@ func (p *Partition) refused(w *work, s *step, key []byte, row *kis.Row, meta *ki
 		return nil
 	case kis.VerdictRetry:
 		if attempts < s.RetryTimes {
-			p.pend(w, s, key, row, meta, jumps, attempts+1, w.now.Add(s.RetryDelay).UnixNano(), err)
+			p.pend(w, s, key, row, meta, jumps, attempts+1, w.now.Add(s.RetryDelay).UnixNano(), err, loaded)
 			return nil
 		}
 		err = fmt.Errorf("after %d retries: %w", attempts, err)
@@ -505,7 +575,7 @@ func (p *Partition) refused(w *work, s *step, key []byte, row *kis.Row, meta *ki
 	case StopPartition:
 		return fmt.Errorf("%w: step %s has on_error: stop: %w (event %s)", ErrStopped, s.Name, err, eventName(meta))
 	case ParkKey:
-		p.pend(w, s, key, row, meta, jumps, attempts, parked, err)
+		p.pend(w, s, key, row, meta, jumps, attempts, parked, err, loaded)
 		return nil
 	}
 	p.setAside(w, s, row, meta, err, attempts)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kisflow/kisflow/kis"
@@ -30,6 +31,11 @@ type Dealer struct {
 	to         Dealt
 	key        []string // of the first step with a key, if it may be taken at the entry
 	stage      string
+
+	timed   bool  // the flow looks at event time
+	high    int64 // the newest event time of what was dealt
+	passed  atomic.Int64
+	brought atomic.Int64 // when a message came last, by the clock
 
 	parser  kis.Parser
 	hands   []*hand
@@ -91,7 +97,8 @@ func (f *Flow) Stages() [][]string {
 // NewDealer makes the dealer of a flow's input.
 func NewDealer(f *Flow, input, partitions int, to Dealt) *Dealer {
 	in := &f.Inputs[input]
-	d := &Dealer{flow: f, input: input, partitions: partitions, to: to, senders: make(map[string]uint64)}
+	d := &Dealer{flow: f, input: input, partitions: partitions, to: to, senders: make(map[string]uint64), timed: f.timed(), high: unknown}
+	d.passed.Store(unknown)
 	if in.Kind == HandOff {
 		d.byName = make(map[string]*hand)
 		for _, must := range f.Stages() {
@@ -116,6 +123,13 @@ func (d *Dealer) Receivers(f func(stage string, number int)) {
 	for _, h := range d.hands {
 		f(h.stage, h.number)
 	}
+}
+
+// High is the newest event time of all messages that have been delivered; false before any is known. It may be
+// called while Run runs.
+func (d *Dealer) High() (int64, bool) {
+	h := d.passed.Load()
+	return h, h != unknown
 }
 
 // Start sets the place from which on everything is dealt: the lowest position of its receivers.
@@ -147,6 +161,9 @@ func (d *Dealer) Run(ctx context.Context, streams reading, from uint64) error {
 		}
 		ms, err := r.Next(ctx, 2000)
 		pace.read(len(ms))
+		if len(ms) > 0 && d.timed {
+			d.brought.Store(time.Now().UnixNano())
+		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -241,17 +258,25 @@ func (d *Dealer) Deal(ctx context.Context, ms []transport.Message) error {
 	for _, h := range d.hands {
 		if h.chunk != nil {
 			h.chunk.To = last // nothing between its last row and here concerns it
+			h.chunk.Arrived = ms[len(ms)-1].Time
 			if err := d.flush(ctx, h); err != nil {
 				return err
 			}
 		}
 	}
+	d.passed.Store(d.high) // who hears of it now has all that is older in its queue
 	return nil
 }
 
 func (d *Dealer) flush(ctx context.Context, h *hand) error {
 	c := h.chunk
 	h.chunk, h.after = nil, c.To
+	c.High = d.high
+	if c.Arrived.IsZero() && len(c.Items) > 0 && d.flow.Time.Field == "" {
+		if m := c.Items[len(c.Items)-1].Meta; m != nil {
+			c.Arrived = m.Time
+		}
+	}
 	return d.to.Deliver(ctx, h.stage, h.number, c)
 }
 
@@ -278,6 +303,7 @@ func (d *Dealer) put(ctx context.Context, h *hand, it Item, size int) error {
 func (d *Dealer) entry(ctx context.Context, m *transport.Message, metas []kis.Meta) ([]kis.Meta, error) {
 	in := &d.flow.Inputs[d.input]
 	var fault error
+	before, high := d.high, d.high
 	d.parser.Split(m.Data, func(index uint32, row *kis.Row, bad []byte, err error) {
 		if fault != nil {
 			return
@@ -286,14 +312,33 @@ func (d *Dealer) entry(ctx context.Context, m *transport.Message, metas []kis.Me
 			metas = make([]kis.Meta, 0, 2*cap(metas)+1) // the old ones stay with their rows
 		}
 		metas = append(metas, kis.Meta{Stream: in.Stream, Subject: m.Subject, Sequence: m.Sequence, Index: index, Time: m.Time})
-		it := Item{Row: row, Bad: bad, Err: err, Meta: &metas[len(metas)-1], Sequence: m.Sequence, Step: in.Step}
+		it := Item{Row: row, Bad: bad, Err: err, Meta: &metas[len(metas)-1], Sequence: m.Sequence, Step: in.Step, High: before}
+		high = max(high, d.date(&it, m.Time))
 		size := 0
 		if index == 0 {
 			size = len(m.Data) // the rest of the message comes along
 		}
 		fault = d.put(ctx, d.hands[d.partition(row, in.Stream, m.Sequence)], it, size)
 	})
+	d.high = high // from the next message on: a message is of one time
 	return metas, fault
+}
+
+// date gives a row its event time and returns it; a row that has none becomes bad.
+func (d *Dealer) date(it *Item, stored time.Time) int64 {
+	if d.flow.Time.Field == "" || it.Row == nil {
+		if !d.timed || it.Row == nil {
+			return unknown
+		}
+		return nanos(it.Meta.Time)
+	}
+	at, err := d.flow.Time.of(it.Row, stored)
+	if err != nil {
+		it.Bad, it.Err, it.Row = it.Row.AppendJSON(nil), err, nil
+		return unknown
+	}
+	it.Meta.Time = at
+	return nanos(at)
 }
 
 // partition is the one that a row starts in. Rows without a readable key belong to the partition of the hash
@@ -319,7 +364,7 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 	if err := e.UnmarshalVT(m.Data); err != nil || len(e.Rows) != len(e.Identities) {
 		return fmt.Errorf("%w: envelope %d of stream %s is damaged: %v", ErrInput, m.Sequence, in.Stream, err)
 	}
-	if e.Control != proto.Control_ROWS {
+	if e.Control != proto.Control_ROWS && e.Control != proto.Control_WATERMARK {
 		return nil
 	}
 	var to *hand
@@ -343,6 +388,7 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 		}
 		d.senders[e.Sender] = e.Number
 	}
+	before, high := d.high, d.high
 	for i, b := range e.Rows {
 		id := e.Identities[i]
 		if int(id.Stream) >= len(e.Streams) || int(id.Subject) >= len(e.Subjects) || in.Kind == HandOff && int(id.Step) >= len(e.Steps) {
@@ -357,6 +403,10 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 		} else {
 			it.Row = row
 		}
+		if in.Kind == Load && d.flow.Time.Field != "" {
+			it.High = before
+			high = max(high, d.date(&it, m.Time))
+		}
 		h := to
 		if h == nil {
 			h = d.hands[d.partition(row, e.Sender, e.Number)]
@@ -367,6 +417,20 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 			}
 		}
 		if err := d.put(ctx, h, it, len(b)); err != nil {
+			return err
+		}
+	}
+	d.high = high
+	if e.Control == proto.Control_ROWS && (!d.timed || len(e.Watermarks) == 0) || !d.timed && to == nil {
+		return nil
+	}
+	mark := Item{Sequence: m.Sequence, Sender: e.Sender, Number: e.Number,
+		Envelope: &proto.Envelope{Sender: e.Sender, Watermarks: e.Watermarks, Peers: e.Peers}}
+	if to != nil {
+		return d.put(ctx, to, mark, 0)
+	}
+	for _, h := range d.hands { // of a Save everyone has to know how far its writers are
+		if err := d.put(ctx, h, mark, 0); err != nil {
 			return err
 		}
 	}

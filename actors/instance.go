@@ -25,11 +25,31 @@ type instance struct {
 	bytes    int  // what it takes, about
 	id       string
 	slot     uint16
+
+	timers    []timer
+	eventTime int64 // newest of the events that changed it; kept where its end goes by event time
+	used      int64 // when it was used last, as far as its end goes by the clock
+	gone      bool  // its time is over: it has no state until it is used again
 }
 
 // instanceBytes is what an instance takes in memory beside its key and its state: the object, its entry in
 // the map, its place in the ring (measured by BenchmarkIdleKeys in bench).
 const instanceBytes = 320
+
+// timerBytes is about what a timer takes in memory beside its name.
+const timerBytes = 48
+
+// migrate brings a state of an earlier version of the function's into the present form.
+func (s *step) migrate(version uint32, encoded []byte) ([]byte, error) {
+	r, ok := s.runner.(kis.Versioned)
+	if !ok || version == s.version || len(encoded) == 0 {
+		return encoded, nil
+	}
+	if version > s.version {
+		return nil, fmt.Errorf("this revision of %s writes version %d", s.Function.Name(), s.version)
+	}
+	return r.Migrate(version, encoded)
+}
 
 // cache holds the instances in memory. Beyond its limit those go that were not used since the hand's last
 // round (second chance).
@@ -67,8 +87,12 @@ func (p *Partition) instance(s *step, key []byte) (*instance, error) {
 		if err := proto.ParseValue(b, &v); err != nil {
 			return nil, fmt.Errorf("%w: activate %s %s: %w", errStore, s.Name, k, err)
 		}
-		in.stored = true
+		in.stored = len(v.State) > 0
 		encoded, in.sequence, in.revision, in.time = v.State, v.Sequence, v.Revision, v.Time
+		in.timers, in.eventTime = decodeTimers(v.Timers), v.EventTime
+		if encoded, err = s.migrate(v.Version, encoded); err != nil {
+			return nil, fmt.Errorf("step %s: the state of %s is of version %d: migrate: %w", s.Name, k, v.Version, err)
+		}
 	}
 	if in.state, err = s.runner.Activate(encoded); err != nil {
 		return nil, fmt.Errorf("activate from %.200s: %w", encoded, err)
@@ -88,13 +112,18 @@ func (in *instance) encode(p *Partition, w *work) (key, value []byte, err error)
 	start := len(w.bytes)
 	w.bytes = append(w.bytes, in.id...)
 	key = w.bytes[start:len(w.bytes):len(w.bytes)]
-	p.encoded, err = s.runner.Encode(p.encoded[:0], in.state)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: step %s: encode the state of %s: %w", ErrStopped, s.Name, in.key, err)
+	if p.encoded = p.encoded[:0]; !in.gone {
+		if p.encoded, err = s.runner.Encode(p.encoded, in.state); err != nil {
+			return nil, nil, fmt.Errorf("%w: step %s: encode the state of %s: %w", ErrStopped, s.Name, in.key, err)
+		}
 	}
-	if len(p.encoded) > 0 {
+	if len(p.encoded) == 0 && len(in.timers) == 1 && in.timers[0].name == ttlTimer {
+		p.removeTimer(w, in, 0) // there is nothing to end
+	}
+	if len(p.encoded) > 0 || len(in.timers) > 0 {
 		start = len(w.bytes)
-		w.bytes = proto.AppendValue(w.bytes, &proto.Value{State: p.encoded, Revision: in.revision, Sequence: in.sequence, Time: in.time})
+		w.bytes = proto.AppendValue(w.bytes, &proto.Value{State: p.encoded, Revision: in.revision, Sequence: in.sequence, Time: in.time,
+			EventTime: in.eventTime, Timers: encodeTimers(in.timers), Version: s.version})
 		value = w.bytes[start:len(w.bytes):len(w.bytes)]
 	}
 	if has := len(p.encoded) > 0; has != in.stored {
@@ -104,7 +133,7 @@ func (in *instance) encode(p *Partition, w *work) (key, value []byte, err error)
 		}
 	}
 	p.instances.bytes -= in.bytes
-	in.bytes = instanceBytes + len(in.id) + len(p.encoded)
+	in.bytes = instanceBytes + len(in.id) + len(p.encoded) + len(in.timers)*timerBytes
 	p.instances.bytes += in.bytes
 	return key, value, nil
 }

@@ -13,11 +13,11 @@ import (
 // The keys of a partition's store. The first byte is the kind; for what belongs to a function instance the
 // slot follows, so that a range of slots is a range of keys.
 const (
-	metaKey       = 'm' // proto.Meta
-	stateKind     = 's' // slot step key -> proto.Value
-	pendingKind   = 'p' // slot step key number -> proto.Pending
-	deadKind      = 'd' // commit ordinal -> proto.DeadLetter
-	reservedTimer = 't' // slot step key timer: kept free
+	metaKey     = 'm' // proto.Meta
+	stateKind   = 's' // slot step key -> proto.Value
+	pendingKind = 'p' // slot step key number -> proto.Pending
+	deadKind    = 'd' // commit ordinal -> proto.DeadLetter
+	timerKind   = 't' // domain step time slot key -> 1: which timers are due next; all of it stands in the values, too
 )
 
 // appendInstanceKey appends the store's key of a function instance.

@@ -89,8 +89,8 @@ func (m *Meter) batch(flow string, w *work, start, end time.Time) {
 		return
 	}
 	latency := 0.0
-	if n := len(w.items); n > 0 {
-		latency = end.Sub(w.items[n-1].Meta.Time).Seconds()
+	if !w.arrived.IsZero() {
+		latency = end.Sub(w.arrived).Seconds()
 	}
 	m.Batch(flow, w.rows, end.Sub(start).Seconds(), latency)
 }

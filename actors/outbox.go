@@ -207,6 +207,8 @@ func (p *Partition) record(w *work) (*proto.Record, error) {
 	r.Keys, r.Values, r.NewKeys = w.keys, w.values, w.newKeys
 	p.packOutputs(w)
 	p.enclose(w)
+	p.tell(w)
+	p.recordTime(r)
 	for i := range w.outs {
 		o := &w.outs[i]
 		b := block(r, o.target)

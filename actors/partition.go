@@ -97,6 +97,8 @@ type Item struct {
 	Jumps    int
 	Sender   string // of an envelope
 	Number   uint64
+	High     int64           // the newest event time of all messages before this one
+	Envelope *proto.Envelope // no row, but what an envelope says of watermarks, behind its rows
 }
 
 // Chunk is what a dealer has for a partition from one input: every row for it in the messages above After up
@@ -106,6 +108,11 @@ type Chunk struct {
 	After, To uint64
 	Items     []Item
 	Bytes     int
+	High      int64     // the newest event time of all messages up to To, of this partition and of others
+	Arrived   time.Time // when the stream stored the last message of Items
+	// Quiet: there are no rows, and the position stays: it only says how far the event time has come (High), or
+	// that nobody needs to wait for the input (Idle).
+	Quiet, Idle bool
 }
 
 // Partition is a share of a stage's keys: its state, its log, its outputs. One goroutine at a time uses it;
@@ -135,6 +142,10 @@ type Partition struct {
 	instances   cache
 	encoded     []byte // scratch
 	pending     pendings
+	timed       bool // the flow looks at event time
+	time        timely
+	timers      [][timerDomains]timerQueue // by step
+	carried     []*proto.Position          // positions that moved without anything else to commit
 
 	queue         []*Chunk
 	queuedRows    int
@@ -147,16 +158,18 @@ type Partition struct {
 // step is a step as one partition runs it.
 type step struct {
 	*Step
-	index  int
-	stage  string
-	keyed  bool
-	here   bool // its rows with keys of this partition are applied here
-	after  bool // it has a key, and a Batch function is before it: its rows wait for those that the Batch function holds
-	runner kis.Runner
-	traits kis.Traits
-	call   kis.Call
-	busy   bool // its call is in use further up
-	meter  *StepMeter
+	index   int
+	stage   string
+	keyed   bool
+	here    bool // its rows with keys of this partition are applied here
+	after   bool // it has a key, and a Batch function is before it: its rows wait for those that the Batch function holds
+	runner  kis.Runner
+	traits  kis.Traits
+	piles   bool // its rows wait for the rest of the batch: Batch or Many
+	call    kis.Call
+	version uint32 // of its states' form
+	busy    bool   // its call is in use further up
+	meter   *StepMeter
 }
 
 // NewPartition makes a partition of a flow's stage; Open readies it.
@@ -194,15 +207,22 @@ func (p *Partition) bind(f *Flow) error {
 			continue
 		}
 		s.after = batch && s.keyed
-		batch = batch || s.traits.Batch
+		s.piles = s.traits.Batch || s.traits.Many
+		batch = batch || s.piles
 		var err error
 		s.runner, err = s.Function.Open(kis.Step{Flow: f.Name, Name: s.Name, Function: s.Function.Name(),
 			Mode: s.Mode, Must: s.Must, Params: s.Params})
 		if err != nil {
 			return fmt.Errorf("flow %s: step %s: %w", f.Name, s.Name, err)
 		}
+		if r, ok := s.runner.(kis.Versioned); ok {
+			s.version = r.Version()
+		}
 	}
+	f.Time = f.Time.withDefaults()
 	p.flow, p.steps = f, steps
+	p.timers = make([][timerDomains]timerQueue, len(steps))
+	p.bindTime(f)
 	return nil
 }
 
@@ -232,21 +252,34 @@ func (p *Partition) Offer(c *Chunk) {
 	p.queuedRows += len(c.Items)
 }
 
-// Queued is how many chunks wait.
-func (p *Partition) Queued() int { return len(p.queue) }
+// Queued is how many chunks wait, and one more where a batch had no room for all that the watermark asks for.
+func (p *Partition) Queued() int {
+	if p.Unfinished() {
+		return len(p.queue) + 1
+	}
+	return len(p.queue)
+}
+
+// Unfinished tells whether watermarks are to be moved on although no rows wait.
+func (p *Partition) Unfinished() bool { return p.timed && p.owned && !p.time.finished }
 
 // QueuedRows is how many rows they hold.
 func (p *Partition) QueuedRows() int { return p.queuedRows }
 
 // Work takes one batch through its whole life. It returns the cost of the chunks that it took from the queue.
 func (p *Partition) Work(ctx context.Context) (int, error) {
-	w, taken, err := p.fetch()
-	if err != nil || w == nil {
-		return taken, err
+	if p.Queued() == 0 {
+		return 0, nil
 	}
 	start := p.ports.Clock.Now()
-	if err := p.apply(ctx, w); err != nil { // only computes: what is to happen stays data until the log has it
+	w := p.begin()
+	taken, err := p.take(ctx, w) // only computes: what is to happen stays data until the log has it
+	if err != nil {
 		return taken, err
+	}
+	if w.quiet() && !p.marksDue(w.now) {
+		p.carry(w)
+		return taken, nil
 	}
 	if err := p.finish(ctx, w); err != nil {
 		return taken, err
@@ -268,6 +301,8 @@ func (p *Partition) finish(ctx context.Context, w *work) error {
 	if err := p.install(r, at); err != nil { // from here on a crash repeats only this and the next line
 		return fmt.Errorf("partition %s: install commit %d: %w", p.name, r.Number, err)
 	}
+	p.carried = nil
+	p.timersInstalled()
 	p.clean(w)
 	p.send(r, w)
 	if err := p.settle(ctx); err != nil {
@@ -276,48 +311,134 @@ func (p *Partition) finish(ctx context.Context, w *work) error {
 	return nil
 }
 
-// fetch takes chunks from the queue for one batch and drops what their positions cover already.
-func (p *Partition) fetch() (*work, int, error) {
-	if len(p.queue) == 0 {
-		return nil, 0, nil
+// take makes a batch of what waits in the queue: message by message it drops what the positions cover already,
+// applies the rows, and moves the watermarks on. Of a chunk that is too much for one batch the rest stays in the
+// queue; a message is never split.
+func (p *Partition) take(ctx context.Context, w *work) (taken int, err error) {
+	if done, err := p.fireProcessing(ctx, w); !done || err != nil {
+		return 0, err
 	}
-	w := p.begin()
-	rows, bytes, taken := 0, 0, 0
+	if p.timed { // what the last batch had no room for
+		if done, err := p.advance(ctx, w); !done || err != nil {
+			return 0, err
+		}
+	}
+	bytes := 0
 	for len(p.queue) > 0 {
 		c := p.queue[0]
-		if rows > 0 && (rows+len(c.Items) > p.opt.BatchRows || bytes+c.Bytes > p.opt.BatchBytes) {
+		if w.rows > 0 && (w.rows+w.fired+len(c.Items) > p.opt.BatchRows || bytes+c.Bytes > p.opt.BatchBytes) {
 			break
 		}
-		at, err := w.advance(p, c)
+		cost, size := c.cost(), c.Bytes
+		done, err := p.takeChunk(ctx, w, c)
+		taken += cost - c.cost() // of what it has left
 		if err != nil {
-			return nil, taken, err
+			return taken, err
+		}
+		bytes += size
+		if !done && len(c.Items) > 0 {
+			break // the rest of it has its turn in the next batch
 		}
 		p.queue[0], p.queue = nil, p.queue[1:]
-		taken += c.cost()
-		p.queuedRows -= len(c.Items)
-		for i := range c.Items {
-			it := &c.Items[i]
-			if it.Sequence <= at {
-				continue // counted before
-			}
-			if it.Sender != "" {
-				repeat, err := w.origin(p, c.Input, it)
-				if err != nil {
-					return nil, taken, err
-				}
-				if repeat {
-					continue
-				}
-			}
-			w.items = append(w.items, it)
-			rows++
+		if !done {
+			break
 		}
-		bytes += c.Bytes
 	}
 	if len(p.queue) == 0 {
 		p.queue = nil
 	}
-	return w, taken, nil
+	return taken, p.unpile(ctx, w)
+}
+
+// takeChunk applies a chunk. It says false where the batch was full before all that is due had fired; the items
+// that are left are in the chunk then.
+func (p *Partition) takeChunk(ctx context.Context, w *work, c *Chunk) (done bool, err error) {
+	if p.timed {
+		p.time.idle[c.Input] = c.Idle
+	}
+	if c.Quiet {
+		p.note(c.Input, c.High)
+		return p.advanceIf(ctx, w)
+	}
+	pos, at, err := w.advance(p, c)
+	if err != nil {
+		return false, err
+	}
+	var before uint64 // the message of the item before
+	for i := range c.Items {
+		it := &c.Items[i]
+		if p.timed && it.Sequence != before && it.High != 0 {
+			p.note(c.Input, it.High)
+			done, err := p.advanceIf(ctx, w)
+			if err != nil {
+				return false, err
+			}
+			if !done {
+				if before > 0 {
+					pos.Sequence = max(at, before)
+				} else {
+					pos.Sequence = at
+				}
+				c.After, c.Items = max(c.After, pos.Sequence), c.Items[i:]
+				p.queuedRows -= i
+				return false, nil
+			}
+		}
+		before = it.Sequence
+		if it.Sequence <= at {
+			continue // counted before
+		}
+		if it.Sender != "" {
+			repeat, err := w.origin(p, pos, c.Input, it)
+			if err != nil {
+				return false, err
+			}
+			if repeat {
+				continue
+			}
+		}
+		if it.Envelope != nil {
+			p.hear(c.Input, it.Envelope)
+			continue
+		}
+		w.last, w.arrived = it, c.Arrived
+		if err := p.apply(ctx, w, it, p.flow.Inputs[c.Input].Kind == Load); err != nil {
+			return false, err
+		}
+	}
+	p.queuedRows -= len(c.Items)
+	c.Items, c.Bytes = nil, 0
+	pos.Sequence = max(at, c.To)
+	if !p.timed {
+		return true, nil
+	}
+	p.note(c.Input, c.High)
+	if high := p.time.high[c.Input]; high != unknown {
+		pos.High = high
+	}
+	return p.advanceIf(ctx, w)
+}
+
+func (p *Partition) advanceIf(ctx context.Context, w *work) (done bool, err error) {
+	if !p.timed || p.time.finished {
+		return true, nil
+	}
+	return p.advance(ctx, w)
+}
+
+// carry keeps the positions of a batch that has come to nothing else for the next record; if none comes, Tick writes
+// one.
+func (p *Partition) carry(w *work) {
+	for _, q := range w.positions {
+		if o := findPosition(p.carried, q.Input); o != nil {
+			*o = proto.Position{Input: q.Input, Created: q.Created, Sequence: q.Sequence, Origins: q.Origins, High: q.High}
+		} else {
+			p.carried = append(p.carried, q)
+		}
+	}
+	if len(w.positions) > 0 {
+		p.touched()
+	}
 }
 
 // logged is where a record is in the log: the sequences of its first and its last message, and its bytes.
@@ -416,10 +537,15 @@ func (p *Partition) absorb(r *proto.Record, at logged) {
 			pos.Created, pos.Origins = q.Created, nil
 		}
 		pos.Sequence = q.Sequence
+		if q.High != 0 {
+			pos.High = q.High
+		}
 		for _, o := range q.Origins {
-			setOrigin(pos, o.Sender, o.Number)
+			own := setOrigin(pos, o.Sender, o.Number)
+			own.Watermarks = setWatermarks(own.Watermarks, o.Watermarks)
 		}
 	}
+	m.Watermarks = setWatermarks(m.Watermarks, r.Watermarks)
 	for _, s := range r.Settled {
 		m.Settled = setMark(m.Settled, s.Target, s.Number, s.Sequence)
 	}
@@ -458,14 +584,16 @@ func findPosition(ps []*proto.Position, input string) *proto.Position {
 	return nil
 }
 
-func setOrigin(pos *proto.Position, sender string, number uint64) {
+func setOrigin(pos *proto.Position, sender string, number uint64) *proto.Origin {
 	for _, o := range pos.Origins {
 		if o.Sender == sender {
 			o.Number = number
-			return
+			return o
 		}
 	}
-	pos.Origins = append(pos.Origins, &proto.Origin{Sender: sender, Number: number})
+	o := &proto.Origin{Sender: sender, Number: number}
+	pos.Origins = append(pos.Origins, o)
+	return o
 }
 
 func setMark(ms []*proto.Settled, target string, number, sequence uint64) []*proto.Settled {
@@ -498,6 +626,7 @@ func allSettled(written, settled []*proto.Settled) bool {
 
 // Accept sets the position of an input, whatever was read before: people have decided it. A record holds it.
 func (p *Partition) Accept(ctx context.Context, input int, created int64, sequence uint64) error {
+	p.carried = nil // what was carried is of no use where people decide
 	w := p.begin()
 	w.positions = append(w.positions, &proto.Position{Input: p.flow.Inputs[input].Name, Created: created, Sequence: sequence})
 	return p.finish(ctx, w)
@@ -507,6 +636,9 @@ func (p *Partition) Accept(ctx context.Context, input int, created int64, sequen
 // one, a snapshot that is worth its while. Placement calls it about every second while Restless says so.
 func (p *Partition) Tick(ctx context.Context) error {
 	now := p.ports.Clock.Now()
+	if done, err := p.tickTimers(ctx, now); !done || err != nil {
+		return err
+	}
 	if p.pending.due(now) {
 		w := p.begin()
 		if err := p.applyDue(ctx, w, now); err != nil {
@@ -524,8 +656,50 @@ func (p *Partition) Tick(ctx context.Context) error {
 	return p.maybeSnapshot(ctx)
 }
 
+// tickTimers fires the timers that go by the clock, and tells receivers of watermarks that have moved. It says false
+// where more is to be done in the next batch.
+func (p *Partition) tickTimers(ctx context.Context, now time.Time) (done bool, err error) {
+	due, err := p.processingDue(now.UnixNano())
+	if err != nil {
+		return false, err
+	}
+	if p.timed && !p.time.finished || due {
+		w := p.begin()
+		done, err := p.fireProcessing(ctx, w)
+		if err == nil && done && p.timed {
+			done, err = p.advance(ctx, w)
+		}
+		if err == nil {
+			err = p.unpile(ctx, w)
+		}
+		if err != nil {
+			return false, err
+		}
+		if !w.quiet() {
+			return done, p.finish(ctx, w)
+		}
+		p.carry(w)
+	}
+	if p.marksDue(now) {
+		return true, p.finish(ctx, p.begin())
+	}
+	return true, nil
+}
+
 // Restless tells whether there is anything that Tick would have to do sooner or later.
-func (p *Partition) Restless() bool { return p.unwritten || p.pending.rows > 0 }
+func (p *Partition) Restless() bool {
+	return p.unwritten || p.pending.rows > 0 || p.timed && (!p.time.finished || p.untold(0)) || p.waitsForClock()
+}
+
+// waitsForClock tells whether a timer waits that goes by the clock.
+func (p *Partition) waitsForClock() bool {
+	for i := range p.timers {
+		if q := &p.timers[i][processingTimers]; len(q.next) > 0 || q.prefix != nil && !q.all {
+			return true
+		}
+	}
+	return false
+}
 
 // Full tells whether so many rows wait at the steps that no more input may come.
 func (p *Partition) Full() bool { return p.pending.rows >= p.opt.PendingRows }

@@ -58,12 +58,12 @@ func (q *pendings) due(now time.Time) bool {
 }
 
 // pend makes a row wait at a step. A step without a key has a queue for each event.
-func (p *Partition) pend(w *work, s *step, key []byte, row *kis.Row, meta *kis.Meta, jumps, attempts int, due int64, err error) {
+func (p *Partition) pend(w *work, s *step, key []byte, row *kis.Row, meta *kis.Meta, jumps, attempts int, due int64, err error, loaded bool) {
 	if !s.keyed {
 		key = fmt.Appendf(nil, "%s %d %d", meta.Stream, meta.Sequence, meta.Index)
 	}
 	v := &proto.Pending{Row: row.AppendJSON(nil), Stream: meta.Stream, Subject: meta.Subject, Sequence: meta.Sequence,
-		Index: meta.Index, EventTime: meta.Time.UnixNano(), Jumps: uint32(jumps), Attempts: uint32(attempts), Due: due}
+		Index: meta.Index, EventTime: meta.Time.UnixNano(), Jumps: uint32(jumps), Attempts: uint32(attempts), Due: due, Loaded: loaded}
 	if err != nil {
 		v.Reason = err.Error()
 	}
@@ -134,7 +134,7 @@ func (p *Partition) applyQueue(ctx context.Context, w *work, q *pendingQueue, no
 		meta := pendingMeta(r.row)
 		w.order = w.rows
 		w.rows++
-		err = p.again(ctx, w, s, q, row, meta, int(r.row.Jumps))
+		err = p.again(ctx, w, s, q, row, meta, int(r.row.Jumps), r.row.Loaded)
 		if err == nil {
 			p.unpend(w, s, q)
 			continue
@@ -154,8 +154,8 @@ func (p *Partition) applyQueue(ctx context.Context, w *work, q *pendingQueue, no
 }
 
 // again applies a row at its step, past its own queue.
-func (p *Partition) again(ctx context.Context, w *work, s *step, q *pendingQueue, row *kis.Row, meta *kis.Meta, jumps int) error {
-	c := &kis.Call{Rows: []*kis.Row{row}, Metas: []*kis.Meta{meta}}
+func (p *Partition) again(ctx context.Context, w *work, s *step, q *pendingQueue, row *kis.Row, meta *kis.Meta, jumps int, loaded bool) error {
+	c := &kis.Call{Rows: []*kis.Row{row}, Metas: []*kis.Meta{meta}, Loaded: loaded}
 	key := []byte(q.key)
 	if !s.keyed {
 		key = nil
@@ -165,7 +165,7 @@ func (p *Partition) again(ctx context.Context, w *work, s *step, q *pendingQueue
 	}
 	next, err := p.after(ctx, w, s, c, meta, &jumps)
 	if err == nil && next.row != nil {
-		err = p.walk(ctx, w, next.row, meta, next.step, jumps)
+		err = p.walk(ctx, w, next.row, next.meta, next.step, jumps)
 	}
 	if err != nil {
 		return errAfter{err}
@@ -192,7 +192,7 @@ func (p *Partition) refusedAgain(w *work, s *step, q *pendingQueue, row *kis.Row
 		p.putPending(w, s, q, *r)
 		return false, nil
 	}
-	if err := p.refused(w, s, []byte(q.key), row, meta, int(r.row.Jumps), max(int(r.row.Attempts), s.RetryTimes), err); err != nil {
+	if err := p.refused(w, s, []byte(q.key), row, meta, int(r.row.Jumps), max(int(r.row.Attempts), s.RetryTimes), err, r.row.Loaded); err != nil {
 		return false, err
 	}
 	p.unpend(w, s, q)
@@ -290,8 +290,8 @@ func (p *Partition) loadPending() error {
 			return false
 		}
 		step := p.stepNamed(name)
-		if step < 0 {
-			return true // the step is gone; what waits there stays until it is back or dropped
+		if step < 0 || !p.steps[step].here {
+			return true // the step is gone from here; what waits there stays until it is back or removed
 		}
 		q := p.pending.queue(step, []byte(strings.Clone(string(key))))
 		q.rows = append(q.rows, pendingRow{number, r.Due, r})

@@ -16,6 +16,41 @@ type Flow struct {
 	Revision uint64
 	Inputs   []Input // entries and loads
 	Steps    []Step
+	Time     EventTime
+}
+
+// EventTime says where the flow's rows have their event time from, and what is expected of it. The zero value: from
+// when the stream stored the message.
+type EventTime struct {
+	// Field is the field that holds the time, with dots between the names of nested ones; "": the time is that of
+	// the message.
+	Field string
+	// Unit is that of a number in the field; a text is in RFC 3339. Default a millisecond.
+	Unit time.Duration
+	// Lateness is how far behind the newest event time a row may come: the watermark stays so far behind.
+	Lateness time.Duration
+	// Idle is for how long an input is waited for that brings nothing. Default 30 s.
+	Idle time.Duration
+	// Ahead is how far an event time may be ahead of when its message was stored. Default 24 h.
+	Ahead time.Duration
+	// Since is the earliest event time that is believed. Default 2000-01-01.
+	Since time.Time
+}
+
+func (t EventTime) withDefaults() EventTime {
+	if t.Unit == 0 {
+		t.Unit = time.Millisecond
+	}
+	if t.Idle == 0 {
+		t.Idle = 30 * time.Second
+	}
+	if t.Ahead == 0 {
+		t.Ahead = 24 * time.Hour
+	}
+	if t.Since.IsZero() {
+		t.Since = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	return t
 }
 
 // Step is a function at a place of a flow.
@@ -35,6 +70,10 @@ type Step struct {
 	Outputs []Output
 	// Pack puts the rows of a commit that are sent to one subject into messages of many lines (NDJSON).
 	Pack bool
+	// TTL is for how long the state of a key stays that is not changed; 0: for ever. TTLByEvent counts it by the
+	// event times of the key's rows against the watermark; else it is counted by the times of commits.
+	TTL        time.Duration
+	TTLByEvent bool
 }
 
 // Policy says what becomes of a row that its function refuses.

@@ -176,6 +176,7 @@ func (p *Partition) recover(ctx context.Context, progress Progress) error {
 	if err := p.lookForStates(); err != nil {
 		return err
 	}
+	p.loadTime()
 	return p.loadPending()
 }
 

@@ -1,0 +1,434 @@
+package actors
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kisflow/kisflow/proto"
+)
+
+// Watermarks. The dealer of an input tells with every chunk the newest event time of all messages up to there, not
+// only of those that the partition was dealt; less the flow's lateness that is the input's watermark. It moves between
+// messages, never within one, and stands at the same place whatever the batches were.
+//
+// A step's watermark is the lowest of its sources: of the inputs that start there, of the step before it in the
+// same partition, and of the partitions of other stages that hand rows to it, which say theirs in their envelopes
+// behind the rows. It moves step by step: the timers that are due at a step fire, in the order of their times,
+// before its watermark moves on, and so before that of the step behind it.
+
+// timely is what a partition knows of event time.
+type timely struct {
+	at      []int64    // the watermark of each step
+	reached []bool     // rows come to the step in this partition
+	local   []bool     // and some from the step before it, here
+	inputs  [][]int    // the inputs that start at the step in this stage
+	senders [][]string // the partitions that hand rows to the step
+	outs    []int      // the steps of other stages that rows go to from here
+	saves   []int      // the steps whose Saves are written here
+
+	high  []int64                     // of each input: its newest event time, or a Load's watermark
+	idle  []bool                      // inputs that nobody waits for
+	marks map[string]map[string]int64 // of senders by partition: what they said of the steps (a Save: of itself)
+	heard map[string]time.Time        // when a Load's sender was heard of last
+	peers map[string]uint32           // of the stages that write Loads' hand-offs: their partitions
+
+	told     map[string]int64 // by the step and the stage of a hand-off: the watermark that its receivers know
+	toldAt   time.Time
+	finished bool // everything that the watermarks ask for is done
+}
+
+// timed tells whether a flow's partitions keep watermarks: some step of it looks at them, or another flow may.
+func (f *Flow) timed() bool {
+	for i := range f.Steps {
+		s := &f.Steps[i]
+		if s.Function.Traits().Timed || s.Save != "" || s.TTL > 0 && s.TTLByEvent {
+			return true
+		}
+	}
+	return false
+}
+
+// bindTime finds out how watermarks reach the steps of a revision.
+func (p *Partition) bindTime(f *Flow) {
+	if p.timed = f.timed(); !p.timed {
+		p.time = timely{finished: true}
+		return
+	}
+	n := len(f.Steps)
+	t := timely{at: make([]int64, n), reached: make([]bool, n), local: make([]bool, n), inputs: make([][]int, n), senders: make([][]string, n),
+		high: make([]int64, len(f.Inputs)), idle: make([]bool, len(f.Inputs)), marks: p.time.marks, heard: p.time.heard, peers: p.time.peers,
+		told: make(map[string]int64)}
+	if t.marks == nil {
+		t.marks, t.heard, t.peers = make(map[string]map[string]int64), make(map[string]time.Time), make(map[string]uint32)
+	}
+	for i := range t.at {
+		t.at[i] = unknown
+	}
+	for i := range t.high {
+		t.high[i] = unknown
+	}
+	var stages []string
+	for _, must := range f.Stages() {
+		stages = append(stages, stageName(must))
+	}
+	here := func(stage string, i int) bool {
+		return len(f.Steps[i].Must) == 0 || stageName(f.Steps[i].Must) == stage
+	}
+	reached := make(map[string][]bool)
+	for _, s := range stages {
+		reached[s] = make([]bool, n)
+	}
+	for i := range n {
+		for _, s := range stages {
+			starts := false
+			for k := range f.Inputs {
+				if in := &f.Inputs[k]; in.Kind != HandOff && in.Step == i && stageName(entryStage(f, i)) == s {
+					starts = true
+					if s == p.stage {
+						t.inputs[i] = append(t.inputs[i], k)
+					}
+				}
+			}
+			local := i > 0 && reached[s][i-1] && here(s, i)
+			reached[s][i] = here(s, i) && (starts || local)
+			if s == p.stage {
+				t.local[i] = local
+			}
+		}
+		if i == 0 || len(f.Steps[i].Must) == 0 {
+			continue
+		}
+		own := stageName(f.Steps[i].Must)
+		for _, from := range stages {
+			if from == own || !reached[from][i-1] {
+				continue
+			}
+			reached[own][i] = true
+			if own == p.stage {
+				for number := range p.opt.Partitions {
+					t.senders[i] = append(t.senders[i], PartitionName(f.Name, from, number))
+				}
+			}
+			if from == p.stage {
+				t.outs = append(t.outs, i)
+			}
+		}
+	}
+	copy(t.reached, reached[p.stage])
+	for i := range f.Steps {
+		if f.Steps[i].Save != "" && t.reached[i] {
+			t.saves = append(t.saves, i)
+		}
+	}
+	p.time = t
+	p.loadTime()
+}
+
+// loadTime takes over what the store says of watermarks.
+func (p *Partition) loadTime() {
+	if !p.timed {
+		return
+	}
+	t := &p.time
+	for _, m := range p.meta.Watermarks {
+		if i := p.stepNamed(m.Step); i >= 0 {
+			t.at[i] = max(t.at[i], m.Time)
+		}
+	}
+	for i := range p.flow.Inputs {
+		pos := p.position(i)
+		if pos == nil {
+			continue
+		}
+		if pos.High != 0 {
+			t.high[i] = max(t.high[i], pos.High)
+		}
+		for _, o := range pos.Origins {
+			p.mark(o.Sender, o.Watermarks)
+		}
+	}
+	t.finished = false
+}
+
+// senderPartition is the partition behind a sender's name.
+func senderPartition(sender string) string {
+	if i := strings.LastIndexByte(sender, '@'); i >= 0 {
+		sender = sender[:i]
+	}
+	if i := strings.LastIndexByte(sender, '/'); i >= 0 {
+		sender = sender[:i]
+	}
+	return sender
+}
+
+// mark notes what a sender has said of its watermarks.
+func (p *Partition) mark(sender string, ws []*proto.Watermark) {
+	if len(ws) == 0 {
+		return
+	}
+	from := senderPartition(sender)
+	m := p.time.marks[from]
+	if m == nil {
+		m = make(map[string]int64)
+		p.time.marks[from] = m
+	}
+	for _, w := range ws {
+		if old, ok := m[w.Step]; !ok || w.Time > old {
+			m[strings.Clone(w.Step)] = w.Time
+		}
+	}
+}
+
+// note takes over what an input is known to have come to.
+func (p *Partition) note(input int, high int64) {
+	if p.timed && high > p.time.high[input] {
+		p.time.high[input] = high
+		p.time.finished = false
+	}
+}
+
+// arriving is the watermark that a step's sources say; no lower than what it is.
+func (p *Partition) arriving(i int) int64 {
+	t := &p.time
+	low, some := int64(endOfTime), false
+	take := func(w int64) { low, some = min(low, w), true }
+	if t.local[i] {
+		take(t.at[i-1])
+	}
+	for _, k := range t.inputs[i] {
+		if w, waits := p.inputMark(k); waits {
+			take(w)
+		}
+	}
+	for _, from := range t.senders[i] {
+		w, known := t.marks[from][p.steps[i].Name]
+		if !known {
+			w = unknown
+		}
+		take(w)
+	}
+	if !some {
+		return t.at[i]
+	}
+	return max(low, t.at[i])
+}
+
+// inputMark is an input's watermark, and whether it is waited for.
+func (p *Partition) inputMark(k int) (w int64, waits bool) {
+	t := &p.time
+	in := &p.flow.Inputs[k]
+	if t.idle[k] {
+		return 0, false
+	}
+	if in.Kind != Load || p.flow.Time.Field != "" || t.high[k] == endOfTime {
+		return behind(t.high[k], p.flow.Time.Lateness), true
+	}
+	// A Load without a time field of its own: its rows keep their times, and its writers say how far they are.
+	w, some := int64(endOfTime), false
+	for _, from := range p.loadSenders(k) {
+		m, known := t.marks[from][""]
+		if !known {
+			m = unknown
+		}
+		if h, ok := t.heard[from]; ok && p.ports.Clock.Now().Sub(h) > p.flow.Time.Idle {
+			continue
+		}
+		w, some = min(w, m), true
+	}
+	if !some {
+		return unknown, len(t.peers) == 0
+	}
+	return behind(w, p.flow.Time.Lateness), true
+}
+
+// loadSenders are the partitions that write a Load's hand-off, as far as any of their stage was heard of.
+func (p *Partition) loadSenders(k int) []string {
+	var all []string
+	prefix := p.flow.Inputs[k].Name + "\x00"
+	for stage, n := range p.time.peers {
+		if stage, ok := strings.CutPrefix(stage, prefix); ok {
+			for i := range n {
+				all = append(all, stage+"/"+strconv.Itoa(int(i)))
+			}
+		}
+	}
+	return all
+}
+
+// hear takes in what an envelope says of its sender's watermarks. It comes behind the envelope's rows.
+func (p *Partition) hear(input int, e *proto.Envelope) {
+	if !p.timed {
+		return
+	}
+	p.mark(e.Sender, e.Watermarks)
+	p.time.finished = false
+	if p.flow.Inputs[input].Kind != Load {
+		return
+	}
+	from := senderPartition(e.Sender)
+	p.time.heard[from] = p.ports.Clock.Now()
+	if i := strings.LastIndexByte(from, '/'); i >= 0 && e.Peers > 0 {
+		p.time.peers[p.flow.Inputs[input].Name+"\x00"+from[:i]] = min(e.Peers, 4096)
+		for n := range min(e.Peers, 4096) { // those that have never been heard of are waited for from now on
+			peer := from[:i] + "/" + strconv.Itoa(int(n))
+			if _, ok := p.time.heard[peer]; !ok {
+				p.time.heard[peer] = p.ports.Clock.Now()
+			}
+		}
+	}
+}
+
+// advance moves the watermarks on as far as their sources say, and fires what is due on the way. It stops, and
+// says false, when the batch is full: then another batch goes on from there before it takes any more rows.
+func (p *Partition) advance(ctx context.Context, w *work) (done bool, err error) {
+	if p.time.finished {
+		return true, nil
+	}
+	for i := range p.steps {
+		if !p.time.reached[i] {
+			continue
+		}
+		to := p.arriving(i)
+		if to <= p.time.at[i] {
+			continue
+		}
+		if done, err := p.fireDue(ctx, w, i, eventTimers, to); !done || err != nil {
+			return false, err
+		}
+		p.time.at[i] = to
+	}
+	p.time.finished = true
+	return true, nil
+}
+
+// markEvery bounds how often partitions that hand over no rows say how far they are.
+const markEvery = 250 * time.Millisecond
+
+// marksDue tells whether receivers should be told of a watermark that has moved.
+func (p *Partition) marksDue(now time.Time) bool {
+	if !p.timed || len(p.time.outs) == 0 && len(p.time.saves) == 0 {
+		return false
+	}
+	if now.Sub(p.time.toldAt) >= markEvery || p.untold(endOfTime) {
+		return p.untold(0)
+	}
+	return false
+}
+
+// untold tells whether some receiver does not know a watermark; with a time, one that has come to it.
+func (p *Partition) untold(least int64) bool {
+	t := &p.time
+	for _, i := range t.outs {
+		if at := t.at[i-1]; at != unknown && at > t.toldOf(p.steps[i].Name, p.steps[i].stage) && (least == 0 || at >= least) {
+			return true
+		}
+	}
+	for _, i := range t.saves {
+		if at := t.at[i]; at != unknown && at > t.toldOf(p.steps[i].Name, "\x00save") && (least == 0 || at >= least) {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *timely) toldOf(step, stage string) int64 {
+	if at, ok := t.told[step+"\x00"+stage]; ok {
+		return at
+	}
+	return unknown
+}
+
+// tell puts the watermarks behind the rows of the batch's envelopes, and where it is time makes envelopes for the
+// receivers that get no rows.
+func (p *Partition) tell(w *work) {
+	if !p.timed {
+		return
+	}
+	t := &p.time
+	all := p.marksDue(w.now)
+	last := make(map[*target]*envelope, len(w.envelopes))
+	for _, e := range w.envelopes {
+		last[e.target] = e
+	}
+	envelopeTo := func(to *target) *envelope {
+		e := last[to]
+		if e == nil && all {
+			e = &envelope{target: to, message: proto.Envelope{Format: 1, Sender: p.sender(), Revision: p.flow.Revision,
+				Time: w.now.UnixNano(), Control: proto.Control_WATERMARK}}
+			w.envelopes = append(w.envelopes, e)
+			last[to] = e
+		}
+		return e
+	}
+	for _, i := range t.outs {
+		s := &p.steps[i]
+		at := t.at[i-1]
+		if at == unknown {
+			continue
+		}
+		for to := range p.opt.Partitions {
+			subject := handOffSubject(p.flow.Name, s.stage, to, p.stage, p.number)
+			if e := envelopeTo(p.target(subject, HandOffStream(p.flow.Name), false)); e != nil {
+				e.message.Watermarks = append(e.message.Watermarks, &proto.Watermark{Step: s.Name, Time: at})
+			}
+		}
+		if all {
+			t.told[s.Name+"\x00"+s.stage] = at
+		}
+	}
+	for _, i := range t.saves {
+		s := &p.steps[i]
+		at := t.at[i]
+		if at == unknown {
+			continue
+		}
+		subject := saveSubject(s.Save, p.flow.Name, p.stage, p.number)
+		if e := envelopeTo(p.target(subject, SaveStream(s.Save), false)); e != nil {
+			e.message.Peers = uint32(p.opt.Partitions)
+			e.message.Watermarks = append(e.message.Watermarks, &proto.Watermark{Time: at})
+			t.told[s.Name+"\x00\x00save"] = at // one subject: who reads it has been told with these rows
+		}
+	}
+	if all {
+		t.toldAt = w.now
+	}
+}
+
+// recordTime notes in a record the watermarks that have moved.
+func (p *Partition) recordTime(r *proto.Record) {
+	if !p.timed {
+		return
+	}
+	for i, at := range p.time.at {
+		if at == unknown {
+			continue
+		}
+		name := p.steps[i].Name
+		if w := findWatermark(p.meta.Watermarks, name); w == nil || w.Time < at {
+			r.Watermarks = append(r.Watermarks, &proto.Watermark{Step: name, Time: at})
+		}
+	}
+}
+
+func findWatermark(ws []*proto.Watermark, step string) *proto.Watermark {
+	for _, w := range ws {
+		if w.Step == step {
+			return w
+		}
+	}
+	return nil
+}
+
+// setWatermarks takes over those of a list into another one.
+func setWatermarks(into []*proto.Watermark, from []*proto.Watermark) []*proto.Watermark {
+	for _, f := range from {
+		if w := findWatermark(into, f.Step); w != nil {
+			w.Time = max(w.Time, f.Time)
+		} else {
+			into = append(into, &proto.Watermark{Step: f.Step, Time: f.Time})
+		}
+	}
+	return into
+}
