@@ -59,6 +59,7 @@ func (s *Set) Check(o CheckOptions) Mistakes {
 	c.implementations()
 	c.handoffs()
 	c.writers()
+	c.senders()
 	c.loops()
 	c.mistakes.Sort()
 	return c.mistakes

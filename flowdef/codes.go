@@ -45,6 +45,12 @@ const (
 	codeMayLoop   = "KF2013"
 	codeMayWrite  = "KF2014"
 
+	// Of package node, which follows the rows along the flows: the field contract.
+	codeNoField   = "KF3001"
+	codeFieldType = "KF3002"
+	codeMayMiss   = "KF3003"
+	codeOffer     = "KF3004"
+
 	// Of package node, which alone knows expressions and connectors; here for the one reference.
 	codeExpression = "KF4001"
 	codeConnector  = "KF4002"
@@ -106,14 +112,18 @@ var codes = []Code{
 	{codeNoHandoff, Error, "unknown hand-off", "A Load names a hand-off that no flow saves. It is an error where the name is much like that of another hand-off, and else a warning: the Save may come later.", "Correct the name, or add the Save."},
 	{codeStepName, Error, "step name twice", "Two steps of a flow have the same name; state, queries and jumps name a step by it.", "Give one of them another name with `as`."},
 	{codeNoSteps, Warning, "flow without steps", "A flow has no steps: what comes in is read and forgotten.", "List its functions under `flows`."},
-	{codeWriters, Error, "two flows write the same", "Two flows save the same fields to the same hand-off or the same key of a connector. Two writers of one value overwrite each other in an order that nobody chose.", "Let one flow write, or name different `save.fields`, or say `save.shared: true` in every one of these Saves."},
-	{codeLoop, Error, "flows feed themselves", "What a flow sends out comes in again, directly or through others, without end.", "Break the circle: another subject or hand-off, or put the Load behind the Save."},
+	{codeWriters, Error, "two flows write the same", "Two flows save the same fields to the same hand-off or the same key of a connector, or send to the same subject. Two writers of one value overwrite each other in an order that nobody chose.", "Let one flow write, or name different `save.fields`, or say `save.shared: true` in every one of these Saves; of Expands, send to different subjects, or say `expand.shared: true` in every one of them."},
+	{codeLoop, Error, "flows feed themselves", "What a flow sends out comes in again, directly or through others, without end.", "Break the circle: another subject or hand-off, or put the Load behind the Save. Where it is meant so, say in one of the flows how often an event may pass it: `loop: {most: 10}`."},
 	{codeNoBody, Warning, "function without implementation", "A function has no body in YAML and is no known Go function; it is refused when applied to a node that does not have it. Verify, Save and Load need none.", "Add a body (calculate, expand, verify), or register the Go function."},
 	{codeGlobals, Error, "second global", "There are two definitions of kind global.", "Merge them into one."},
 	{codeUnused, Warning, "function that no flow uses", "A function is defined, other functions are used, and this one is not.", "Remove it, or look for a misspelt step."},
 	{codeShadowed, Warning, "disabled flow of the same name", "A disabled flow has the name of another flow, and is left out.", "Remove or rename it."},
 	{codeMayLoop, Warning, "flows may feed themselves", "What a flow sends out may come in again: some rows only (`when`), or some values of a {field} only.", "Check that it ends, or use another subject."},
 	{codeMayWrite, Warning, "two flows may write the same", "Two flows save through the same connector with functions that do not say which fields they write.", "Say it with `save.fields`, or `save.shared: true`."},
+	{codeNoField, Error, "unknown field", "A step uses a field that no row has which gets there: the entry declares its fields (`entry.fields`), or the steps before, or the flows that feed this one, emit others. Most often it is misspelt, here or where it is emitted. Every such row would become a dead letter.", "Correct the name; or say that the field may be missing: `row.x ?? 0`, `row?.x`, `has(row.x)`."},
+	{codeFieldType, Error, "field of the wrong type", "A step does with a field what its type does not allow: it adds a number to a text, keys by an object, compares what is never equal.", "Correct the step, or what the message names as the field's origin; `int(...)`, `float(...)` and `string(...)` make one type of another."},
+	{codeMayMiss, Warning, "field that may be unknown", "A part of an expression that is not computed for every row uses a field that no row has which the flows of the set send to this entry, or uses it as its type does not allow. Who else sends to the entry may send it.", "Correct the name, or declare the `entry.fields`."},
+	{codeOffer, Error, "function does not keep its word", "A function says with `offers` what it emits, and its body emits something else.", "Correct one of the two."},
 	{codeExpression, Error, "wrong expression", "An expression cannot be compiled: its syntax, a name that it does not know, or types that do not fit.", "See the reference of expressions."},
 	{codeConnector, Error, "connector cannot do it", "A connector's type has no side for this function in this build: it cannot save, or cannot load, or is not known.", "Use another type, or a node whose program has it."},
 }

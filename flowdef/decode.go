@@ -445,6 +445,7 @@ func (d *decoder) flow(root *node, body string) *Flow {
 	}
 	f.Entries = d.entries(o)
 	f.Outputs = o.child("outputs").stream()
+	f.Loop = o.loop()
 	f.Steps = d.steps(o)
 	if f.Name == "" {
 		return nil
@@ -476,6 +477,7 @@ func (d *decoder) entries(o *object) []Entry {
 			From:       e.word("from", "beginning", "beginning", "now"),
 			Stream:     e.child("stream").stream(),
 			AllowLossy: e.boolean("allow_lossy"),
+			Fields:     e.fields("fields"),
 		}
 		if ok {
 			out = append(out, entry)
@@ -573,6 +575,7 @@ func (d *decoder) function(root *node, body string) *Func {
 	f.Verify = d.verify(o)
 	f.Calculate = d.calculate(o, f)
 	f.Expand = d.expand(o)
+	f.Needs, f.Offers = o.fields("needs"), o.fields("offers")
 	if s := o.child("save"); s != nil {
 		f.Save = &Save{
 			Handoff: s.name("handoff"), Retention: s.duration("retention", 7*24*time.Hour), MaxBytes: s.size("size", 0),
@@ -710,7 +713,7 @@ func (d *decoder) expand(o *object) *Expand {
 		e.n = o.vals["expand"].key
 	}
 	e.required("subject", "an expand sends to a subject, like expand: {subject: totals.user}")
-	return &Expand{Subject: e.subject("subject", false, true), Emit: e.emits("emit"), Pack: e.boolean("pack"), When: e.expr("when")}
+	return &Expand{Subject: e.subject("subject", false, true), Emit: e.emits("emit"), Pack: e.boolean("pack"), When: e.expr("when"), Shared: e.boolean("shared")}
 }
 
 // connector decodes a definition of kind conn; nil if it has no name to go by.

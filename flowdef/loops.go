@@ -2,16 +2,18 @@ package flowdef
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 )
 
 // input is a place where rows come into an enabled flow: an entry or a Load.
 type input struct {
-	flow *Flow
-	step int // the first step that sees the rows
-	name string
-	load bool
+	flow  *Flow
+	step  int // the first step that sees the rows
+	entry int // of the flow's entries, unless load
+	name  string
+	load  bool
 
 	words []string // of an entry's subject
 }
@@ -34,56 +36,24 @@ type edge struct {
 	sure bool
 }
 
-// loops reports flows that feed themselves, directly or through others.
+// loops reports flows that feed themselves, directly or through others, unless one of them declares it.
 func (c *checker) loops() {
-	var ins []input
-	outs := map[*Flow][]output{}
-	for _, flow := range c.set.Flows {
-		if !flow.Enabled {
-			continue
-		}
-		for _, e := range flow.Entries {
-			if checkSubject(e.Subject.Value, true, false) != nil {
-				continue
-			}
-			ins = append(ins, input{flow: flow, name: e.Subject.Value, words: subjectWords(e.Subject.Value)})
-		}
-		for i, step := range flow.Steps {
-			f := c.set.Funcs[step.Function.Value]
-			if f == nil {
-				continue
-			}
-			h, handoff := c.set.Handoff(f)
-			switch {
-			case handoff && f.Mode == "Load":
-				ins = append(ins, input{flow: flow, step: i + 1, name: h.Value, load: true})
-			case handoff && !c.opts.GoFunctions[f.Name]: // Go code saves where it likes
-				outs[flow] = append(outs[flow], output{flow: flow, step: i, name: Text{Value: h.Value, Pos: step.Function.Pos}, save: true})
-			case f.Mode == "Expand" && f.Expand != nil && checkSubject(f.Expand.Subject.Value, false, true) == nil:
-				outs[flow] = append(outs[flow], output{flow: flow, step: i, name: f.Expand.Subject, when: f.Expand.When.Value != "", words: subjectWords(f.Expand.Subject.Value)})
-			}
-		}
-	}
+	ins, outs := c.set.ends(c.opts.GoFunctions, false)
 	graph := make([][]edge, len(ins))
 	index := indexInputs(ins)
-	for flow, list := range outs {
-		for _, out := range list {
-			for _, to := range index.candidates(out) {
-				sure := always
-				if !out.save {
-					if sure = overlaps(out.words, ins[to].words); sure == never {
-						continue
-					}
-				}
-				for _, from := range index.flows[flow] {
-					if ins[from].step <= out.step {
-						graph[from] = append(graph[from], edge{to: to, via: out, sure: sure == always && !out.when})
-					}
+	for _, out := range outs {
+		if out.flow.Loop != nil {
+			continue // a way around over this flow has its end
+		}
+		for to, sure := range index.reached(out, ins) {
+			for _, from := range index.flows[out.flow] {
+				if ins[from].step <= out.step {
+					graph[from] = append(graph[from], edge{to: to, via: out, sure: sure == always && !out.when})
 				}
 			}
 		}
 	}
-	for i := range graph { // the flows came out of a map
+	for i := range graph {
 		slices.SortStableFunc(graph[i], func(a, b edge) int { return a.to - b.to })
 	}
 	told := make([]bool, len(ins))
@@ -97,6 +67,38 @@ func (c *checker) loops() {
 			}
 		}
 	}
+}
+
+// ends returns the places where rows come into flows and leave them, in the order of the flows: of the enabled
+// ones, or of all.
+func (s *Set) ends(goFunctions map[string]bool, all bool) (ins []input, outs []output) {
+	for _, flow := range s.Flows {
+		if !flow.Enabled && !all {
+			continue
+		}
+		for i, e := range flow.Entries {
+			if checkSubject(e.Subject.Value, true, false) != nil {
+				continue
+			}
+			ins = append(ins, input{flow: flow, entry: i, name: e.Subject.Value, words: subjectWords(e.Subject.Value)})
+		}
+		for i, step := range flow.Steps {
+			f := s.Funcs[step.Function.Value]
+			if f == nil {
+				continue
+			}
+			h, handoff := s.Handoff(f)
+			switch {
+			case handoff && f.Mode == "Load":
+				ins = append(ins, input{flow: flow, step: i + 1, name: h.Value, load: true})
+			case handoff && !goFunctions[f.Name]: // Go code saves where it likes
+				outs = append(outs, output{flow: flow, step: i, name: Text{Value: h.Value, Pos: step.Function.Pos}, save: true})
+			case f.Mode == "Expand" && f.Expand != nil && checkSubject(f.Expand.Subject.Value, false, true) == nil:
+				outs = append(outs, output{flow: flow, step: i, name: f.Expand.Subject, when: f.Expand.When.Value != "", words: subjectWords(f.Expand.Subject.Value)})
+			}
+		}
+	}
+	return ins, outs
 }
 
 // inputIndex finds the inputs that an output may reach without comparing it with all.
@@ -125,6 +127,21 @@ func indexInputs(ins []input) inputIndex {
 		x.entries = append(x.entries, i)
 	}
 	return x
+}
+
+// reached yields the inputs that an output reaches, and how surely.
+func (x inputIndex) reached(out output, ins []input) iter.Seq2[int, overlap] {
+	return func(yield func(int, overlap) bool) {
+		for _, to := range x.candidates(out) {
+			sure := always
+			if !out.save {
+				sure = overlaps(out.words, ins[to].words)
+			}
+			if sure != never && !yield(to, sure) {
+				return
+			}
+		}
+	}
 }
 
 func (x inputIndex) candidates(out output) []int {
@@ -250,9 +267,9 @@ func (c *checker) loop(ins []input, graph [][]edge, group []int, sure bool) {
 		}
 		told = append(told, fmt.Sprintf("%s %s %s and %s %s it", quote(e.via.flow.Name), sends, e.via.name.Value, quote(ins[e.to].flow.Name), reads))
 	}
-	code, message, hint := codeLoop, "flow %s feeds itself: %s", "send it elsewhere, or only some rows with when"
+	code, message, hint := codeLoop, "flow %s feeds itself: %s", "send it elsewhere, or say in the flow how often an event may pass it: loop: {most: 10}"
 	if !sure {
-		code, message, hint = codeMayLoop, "flow %s may feed itself: %s", "check that this ends"
+		code, message, hint = codeMayLoop, "flow %s may feed itself: %s", "check that this ends, or say in the flow how often an event may pass it: loop: {most: 10}"
 	}
 	c.report(sure, path[0].via.name.Pos, code, fmt.Sprintf(message, quote(path[0].via.flow.Name), strings.Join(told, "; ")), hint)
 }

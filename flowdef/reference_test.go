@@ -213,7 +213,7 @@ func TestCodes(t *testing.T) {
 			seen[m.Code] = true
 		}
 	}
-	form := regexp.MustCompile(`^KF[124]0[0-9]{2}$`)
+	form := regexp.MustCompile(`^KF[1234]0[0-9]{2}$`)
 	last := ""
 	for _, c := range Codes() {
 		if !form.MatchString(c.Code) || c.Code <= last {
@@ -223,7 +223,7 @@ func TestCodes(t *testing.T) {
 		if c.Title == "" || c.Meaning == "" || c.Remedy == "" || !strings.HasSuffix(c.Meaning, ".") || !strings.HasSuffix(c.Remedy, ".") {
 			t.Errorf("%s is not described: %+v", c.Code, c)
 		}
-		if !seen[c.Code] && !strings.HasPrefix(c.Code, "KF4") {
+		if !seen[c.Code] && c.Code < "KF3" { // what package node finds is shown there
 			t.Errorf("no test shows %s, %s", c.Code, c.Title)
 		}
 	}

@@ -45,6 +45,7 @@ type Flow struct {
 	Entries []Entry // how events come in; empty: fed by the API, Go code, or a Load step alone
 	Steps   []Step
 	Outputs *StreamSettings // settings of output streams that kisnode creates for the flow; may be nil
+	Loop    *Loop           // the flow may be fed by what it sends; nil: it must not
 	Source  string          // the document's text, for get and for the diff of apply
 }
 
@@ -57,6 +58,8 @@ type Entry struct {
 	Stream *StreamSettings
 	// AllowLossy accepts a stream that may discard unread events.
 	AllowLossy bool
+	// Fields are the fields of the rows that come in, where the flow says it; else nil.
+	Fields *Fields
 }
 
 // StreamSettings are the settings of a stream that kisnode creates.
@@ -96,6 +99,8 @@ type Func struct {
 	Expand    *Expand
 	Save      *Save
 	Load      *LoadBody
+	Needs     *Fields // fields that every row must bring, where the function says it; else nil
+	Offers    *Fields // fields of the rows that it emits, where it says it; else nil
 	Text      string // the document's text
 }
 
@@ -134,6 +139,7 @@ type Expand struct {
 	Emit    []EmitField // nil: the row itself
 	Pack    bool        // several rows in a message, one a line (NDJSON)
 	When    Text        // optional: only rows for which it is true are sent
+	Shared  bool        // other flows send to the subject, too; all of them must say it
 }
 
 // Save is the body of a Save function whose connector is NATS (the default): a named hand-off.

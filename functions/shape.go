@@ -35,11 +35,11 @@ const maxInside = 4
 
 // fieldTypes are the names of types, as a definition writes them.
 var fieldTypes = map[string]kinds{
-	"int": isInt, "float": isFloat, "number": numbers, "text": isString, "string": isString, "bool": isBool,
+	"int": isInt, "float": isFloat, "number": numbers, "text": isString, "bool": isBool,
 	"array": isArray, "object": isObject, "any": anyKind,
 }
 
-// FieldOf makes a field of a declared type: int, float, number (an int or a float), text (or string), bool, array,
+// FieldOf makes a field of a declared type: int, float, number (an int or a float), text, bool, array,
 // object or any. An optional field may be missing, and it may be null. It says false for another type.
 func FieldOf(typ string, optional bool) (Field, bool) {
 	k, ok := fieldTypes[typ]
