@@ -234,11 +234,12 @@ func (p *Partition) walkOn(ctx context.Context, w *work, row *kis.Row, meta *kis
 		waited = false
 		c, release := s.borrow()
 		c.Rows, c.Metas = append(c.Rows[:0], row), append(c.Metas[:0], meta)
-		c.Loaded, loaded = loaded, false
+		came := loaded
+		c.Loaded, loaded = came, false
 		err := p.call(ctx, w, s, c, key)
 		if err != nil {
 			release()
-			return p.refused(w, s, key, row, meta, jumps, 0, err, c.Loaded)
+			return p.refused(w, s, key, row, meta, jumps, 0, err, came)
 		}
 		next, err := p.after(ctx, w, s, c, meta, &jumps)
 		if err != nil || next.row == nil {
@@ -578,7 +579,7 @@ func (p *Partition) refused(w *work, s *step, key []byte, row *kis.Row, meta *ki
 		p.pend(w, s, key, row, meta, jumps, attempts, parked, err, loaded)
 		return nil
 	}
-	p.setAside(w, s, row, meta, err, attempts)
+	p.setAsideLoaded(w, s, row, meta, err, attempts, loaded)
 	return nil
 }
 
@@ -591,7 +592,11 @@ func (p *Partition) malformed(w *work, it *Item) {
 
 // setAside makes a row a dead letter.
 func (p *Partition) setAside(w *work, s *step, row *kis.Row, meta *kis.Meta, err error, attempts int) {
-	d := &proto.DeadLetter{Step: s.Name, Function: s.Function.Name(), Reason: err.Error(),
+	p.setAsideLoaded(w, s, row, meta, err, attempts, false)
+}
+
+func (p *Partition) setAsideLoaded(w *work, s *step, row *kis.Row, meta *kis.Meta, err error, attempts int, loaded bool) {
+	d := &proto.DeadLetter{Loaded: loaded, Step: s.Name, Function: s.Function.Name(), Reason: err.Error(),
 		Data: row.AppendJSON(nil), Attempts: uint32(attempts)}
 	var pe *kis.PanicError
 	if errors.As(err, &pe) {

@@ -254,8 +254,32 @@ type PartitionStatus struct {
 	DeadLetters uint64
 	StateKeys   int64
 	Pending     int
-	Waiting     int // rows in its queue
+	Waiting     int  // rows in its queue
+	Owes        bool // timers are due, or receivers are to be told how far it is
 	Snapshot    string
+}
+
+// Watermarks explains the watermarks of all steps in all partitions of this node; nothing where the flow does not look
+// at event time.
+func (r *Running) Watermarks(ctx context.Context) ([]WatermarkStatus, error) {
+	if !r.Definition().timed() {
+		return nil, nil
+	}
+	limit, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	var all []WatermarkStatus
+	for _, c := range r.all() {
+		if c.dead() || c.p.waits.Load() != nil {
+			continue // its status says why
+		}
+		if err := c.ask(limit, func(p *Partition) error {
+			all = append(all, p.Watermarks()...)
+			return nil
+		}); err != nil && ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+	return all, nil
 }
 
 // askLimit is how long Inputs and Partitions wait for answers, all together. What does not answer by then is
@@ -286,7 +310,7 @@ func (c *cell) status(ctx context.Context) PartitionStatus {
 		now := PartitionStatus{}
 		err := c.ask(ctx, func(p *Partition) error {
 			now.Epoch, now.Commits, now.Revision, now.Committed = p.meta.Epoch, p.meta.Number, p.meta.Revision, p.Age()
-			now.StateKeys = p.meta.StateKeys
+			now.StateKeys, now.Owes = p.meta.StateKeys, p.owes()
 			now.DeadLetters, now.Pending, now.Snapshot = p.meta.DeadLetters, p.pending.rows, p.meta.Snapshot
 			c.mu.Lock()
 			c.known = now

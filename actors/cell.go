@@ -27,6 +27,7 @@ type cell struct {
 	worked    time.Time                // when the last batch was done
 	state     atomic.Int32             // cellState
 	restless  atomic.Bool
+	told      map[int]int64 // by input: the event time that the partition was told of; the ticker's alone
 	linger    *time.Timer
 	lingering bool // the linger message is awaited before the work message is sent
 
@@ -159,8 +160,8 @@ const (
 func (c *cell) work() {
 	rows := c.p.QueuedRows()
 	switch {
-	case c.working && !(c.lingering && rows >= fullRows), c.p.Queued() == 0:
-	case c.busy && rows < fullRows && !c.lingering:
+	case c.working && !(c.lingering && (rows >= fullRows || c.p.Unfinished())), c.p.Queued() == 0:
+	case c.busy && rows < fullRows && !c.lingering && !c.p.Unfinished():
 		c.working, c.lingering = true, true
 		if c.linger == nil {
 			c.linger = time.AfterFunc(lingerTime, func() { c.box.Tell(lingerMessage{}) })

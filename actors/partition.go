@@ -143,6 +143,7 @@ type Partition struct {
 	encoded     []byte // scratch
 	pending     pendings
 	timed       bool // the flow looks at event time
+	ended       bool // its inputs have ended (a run over a file)
 	time        timely
 	timers      [][timerDomains]timerQueue // by step
 	carried     []*proto.Position          // positions that moved without anything else to commit
@@ -263,6 +264,16 @@ func (p *Partition) Queued() int {
 // Unfinished tells whether watermarks are to be moved on although no rows wait.
 func (p *Partition) Unfinished() bool { return p.timed && p.owned && !p.time.finished }
 
+// owes tells whether the partition has something to do that no row has to come for, or receivers to tell of how far
+// it is.
+func (p *Partition) owes() bool {
+	if p.Queued() > 0 || p.timed && p.untold(0) {
+		return true
+	}
+	due, err := p.processingDue(p.clockLimit(p.ports.Clock.Now()))
+	return due || err != nil
+}
+
 // QueuedRows is how many rows they hold.
 func (p *Partition) QueuedRows() int { return p.queuedRows }
 
@@ -353,12 +364,16 @@ func (p *Partition) take(ctx context.Context, w *work) (taken int, err error) {
 // takeChunk applies a chunk. It says false where the batch was full before all that is due had fired; the items
 // that are left are in the chunk then.
 func (p *Partition) takeChunk(ctx context.Context, w *work, c *Chunk) (done bool, err error) {
-	if p.timed {
-		p.time.idle[c.Input] = c.Idle
+	if p.timed && p.time.idle[c.Input] != c.Idle {
+		p.time.idle[c.Input], p.time.finished = c.Idle, false
 	}
 	if c.Quiet {
 		p.note(c.Input, c.High)
-		return p.advanceIf(ctx, w)
+		done, err := p.advanceIf(ctx, w)
+		if done && err == nil && p.ended {
+			done, err = p.fireProcessing(ctx, w)
+		}
+		return done, err
 	}
 	pos, at, err := w.advance(p, c)
 	if err != nil {
@@ -659,7 +674,7 @@ func (p *Partition) Tick(ctx context.Context) error {
 // tickTimers fires the timers that go by the clock, and tells receivers of watermarks that have moved. It says false
 // where more is to be done in the next batch.
 func (p *Partition) tickTimers(ctx context.Context, now time.Time) (done bool, err error) {
-	due, err := p.processingDue(now.UnixNano())
+	due, err := p.processingDue(p.clockLimit(now))
 	if err != nil {
 		return false, err
 	}

@@ -49,7 +49,7 @@ func (p *Partition) State(step string, key kis.Key) (KeyState, error) {
 	if err != nil {
 		return KeyState{}, err
 	}
-	if v == nil {
+	if v == nil || len(v.State) == 0 { // timers alone are no state
 		return KeyState{}, ErrNoState
 	}
 	return KeyState{key, bytes.Clone(v.State), v.Revision, v.Sequence, time.Unix(0, v.Time).UTC()}, nil
@@ -97,6 +97,9 @@ func (p *Partition) States(step string, after []byte, f func(e KeyState, place [
 			}
 			var val proto.Value
 			err = proto.ParseValue(v, &val)
+			if err == nil && len(val.State) == 0 {
+				return true
+			}
 			if err == nil {
 				var kk kis.Key
 				if kk, err = kis.KeyFromCanonical(s.Must, string(key)); err == nil {
@@ -186,6 +189,74 @@ func once(keys [][]byte) [][]byte {
 	})
 }
 
+// WatermarkStatus explains the watermark of one step in one partition.
+type WatermarkStatus struct {
+	Partition string
+	Step      string
+	Time      time.Time // no older row is expected; the zero time: none known yet
+	Ended     bool      // the inputs have ended: nothing is expected any more
+	Sources   []WatermarkSource
+	Timers    int       // that are in memory for the watermark to reach
+	Next      time.Time // the first of them
+}
+
+// WatermarkSource is one of those whose lowest a watermark is.
+type WatermarkSource struct {
+	Name  string    // a stream, a partition, or "step NAME"
+	Time  time.Time // its own watermark; the zero time: none known yet
+	Idle  bool      // it brings nothing, and is not waited for
+	Holds bool      // it is the lowest: the watermark waits for it
+}
+
+// Watermarks explains the watermarks of all steps that rows reach in this partition.
+func (p *Partition) Watermarks() []WatermarkStatus {
+	if !p.timed {
+		return nil
+	}
+	t := &p.time
+	var all []WatermarkStatus
+	for i := range p.steps {
+		if !t.reached[i] {
+			continue
+		}
+		st := WatermarkStatus{Partition: p.name, Step: p.steps[i].Name, Time: moment(t.at[i]), Ended: t.at[i] == endOfTime}
+		var low *WatermarkSource
+		least := int64(endOfTime)
+		source := func(name string, w int64, idle bool) {
+			st.Sources = append(st.Sources, WatermarkSource{Name: name, Time: moment(w), Idle: idle})
+			if !idle && w < least {
+				least, low = w, &st.Sources[len(st.Sources)-1]
+			}
+		}
+		st.Sources = make([]WatermarkSource, 0, 1+len(t.inputs[i])+len(t.senders[i])) // low points into it
+		if t.local[i] {
+			source("step "+p.steps[i-1].Name, t.at[i-1], false)
+		}
+		for _, k := range t.inputs[i] {
+			w, waits := p.inputMark(k)
+			if !waits {
+				w = behind(t.high[k], p.flow.Time.Lateness)
+			}
+			source(p.flow.Inputs[k].Name, w, !waits)
+		}
+		for _, from := range t.senders[i] {
+			w, known := t.marks[from][p.steps[i].Name]
+			if !known {
+				w = unknown
+			}
+			source("partition "+from, w, false)
+		}
+		if low != nil {
+			low.Holds = true
+		}
+		if q := &p.timers[i][eventTimers]; len(q.next) > 0 {
+			st.Timers, st.Next = len(q.next), moment(entryTime(q.next[0]))
+		}
+		all = append(all, st)
+	}
+	return all
+}
+
 // Drop removes dead letters; those that are gone already are not counted.
 func (p *Partition) Drop(ctx context.Context, keys [][]byte) (int, error) {
 	w := p.begin()
@@ -258,7 +329,7 @@ func (p *Partition) Retry(ctx context.Context, keys [][]byte) (retried int, left
 		w.rows++
 		retried++
 		w.put(k, nil)
-		err = p.walk(ctx, w, row, meta, i, 0)
+		err = p.walkOn(ctx, w, row, meta, i, 0, false, d.Loaded)
 		if err == nil {
 			err = p.unpile(ctx, w) // before the next letter has its turn
 		}

@@ -117,6 +117,7 @@ type Running struct {
 	fenced  int // how often in a row partitions found another owner
 
 	congested       atomic.Bool // so many hand-offs wait that no more input may come
+	held            atomic.Bool // it stands still: nothing is done that time asks for
 	events, batches atomic.Uint64
 }
 
@@ -131,7 +132,9 @@ type deal struct {
 	done   chan struct{}
 
 	mu     sync.Mutex
-	reason error // why it stopped, if it did by itself
+	reason error   // why it stopped, if it did by itself
+	dealer *Dealer // at work
+	idle   bool    // its partitions know that nothing comes
 }
 
 // Start starts a flow: it opens its partitions, each of which recovers, and then reads its inputs. It returns
@@ -324,8 +327,9 @@ func (r *Running) dealOnce(ctx context.Context, d *deal) error {
 	}
 	d.dealt.Store(from)
 	d.mu.Lock()
-	d.reason = nil
+	d.reason, d.dealer = nil, dealer
 	d.mu.Unlock()
+	dealer.brought.Store(time.Now().UnixNano())
 	return dealer.Run(ctx, progressStreams{r, d}, from)
 }
 
@@ -698,7 +702,7 @@ func (r *Running) busy(ctx context.Context) (bool, error) {
 			return false, fmt.Errorf("partition %s has stopped: %w", c.name, c.why())
 		}
 		err := c.ask(ctx, func(p *Partition) error {
-			busy = busy || p.Queued() > 0
+			busy = busy || p.Queued() > 0 || p.timed && p.untold(0)
 			return nil
 		})
 		if err != nil {
@@ -859,6 +863,10 @@ func (r *Running) move(ctx context.Context, moves []move) error {
 
 // tick does what is to be done now and then.
 func (r *Running) tick(ctx context.Context, n int) {
+	r.tellTime(time.Now())
+	if r.held.Load() {
+		return
+	}
 	for _, c := range r.all() {
 		if c.restless.Load() {
 			c.box.Tell(tickMessage{})
@@ -867,6 +875,68 @@ func (r *Running) tick(ctx context.Context, n int) {
 	r.watchHandOffs(ctx)
 	if n%40 == 0 {
 		r.cutHandOffs(ctx)
+	}
+}
+
+// tellTime tells the partitions how far the event time of their inputs has come, those too that got no rows, and
+// which inputs nobody needs to wait for.
+func (r *Running) tellTime(now time.Time) {
+	r.mu.Lock()
+	f := r.flow
+	deals := append([]*deal(nil), r.deals...)
+	r.mu.Unlock()
+	if !f.timed() {
+		return
+	}
+	wait := f.Time.withDefaults().Idle
+	for _, d := range deals {
+		d.mu.Lock()
+		dealer := d.dealer
+		d.mu.Unlock()
+		in := &d.flow.Inputs[d.input]
+		if dealer == nil || in.Kind == HandOff {
+			continue
+		}
+		high, known := dealer.High()
+		idle := now.Sub(time.Unix(0, dealer.brought.Load())) > wait
+		turned := idle != d.idle
+		d.idle = idle
+		if !known && !turned {
+			continue
+		}
+		stage := stageName(entryStage(d.flow, in.Step))
+		for _, c := range r.all() {
+			if c.stage != stage || c.dead() {
+				continue
+			}
+			if c.told == nil {
+				c.told = make(map[int]int64)
+			}
+			if last, ok := c.told[d.input]; (!known || ok && last >= high) && !turned {
+				continue
+			}
+			c.told[d.input] = high
+			c.box.Tell(&Chunk{Input: d.input, Quiet: true, Idle: idle, High: high})
+		}
+	}
+}
+
+// EndInputs tells the partitions that inputs of a kind are at their end: no row comes any more, so all that waits for
+// a time has its turn. For runs that have an end, as over a file; a Load ends by itself when its writers' entries
+// have, if it has any.
+func (r *Running) EndInputs(kind InputKind) {
+	f := r.Definition()
+	for i := range f.Inputs {
+		in := &f.Inputs[i]
+		if in.Kind != kind {
+			continue
+		}
+		stage := stageName(entryStage(f, in.Step))
+		for _, c := range r.all() {
+			if c.stage == stage && !c.dead() {
+				c.box.Tell(&Chunk{Input: i, Quiet: true, High: endOfTime})
+			}
+		}
 	}
 }
 

@@ -307,7 +307,7 @@ func (p *Partition) fire(ctx context.Context, w *work, step int, domain byte, e 
 			w.touch(in)
 			p.list(w, in, t, t.at)
 			i++
-		case t.name == ttlTimer && limit == endOfTime:
+		case t.name == ttlTimer && p.ended:
 			i++ // the end of the input is not the end of what is remembered
 		default:
 			w.touch(in)
@@ -343,6 +343,9 @@ func (p *Partition) callTimer(ctx context.Context, w *work, s *step, in *instanc
 	p.ready(ctx, w, s, c)
 	if t.Domain == kis.EventTime && c.Watermark.Before(t.At) {
 		c.Watermark = t.At
+	}
+	if t.Domain == kis.ProcessingTime && c.Now.Before(t.At) {
+		c.Now = t.At // the run has ended before its time
 	}
 	c.Key, c.State = in.key, in.state
 	err := s.handle(p.ports.Clock, c)
@@ -451,16 +454,25 @@ func add(at int64, d time.Duration) int64 {
 
 // fireProcessing fires the timers whose time has come by the clock.
 func (p *Partition) fireProcessing(ctx context.Context, w *work) (done bool, err error) {
+	limit := p.clockLimit(w.now)
 	for i := range p.steps {
-		if done, err := p.fireDue(ctx, w, i, processingTimers, w.now.UnixNano()); !done || err != nil {
+		if done, err := p.fireDue(ctx, w, i, processingTimers, limit); !done || err != nil {
 			return false, err
 		}
 	}
 	return true, nil
 }
 
-// nextProcessing tells when the next timer is due that goes by the clock; none in the store is looked for that is
-// not in memory.
+// clockLimit is up to when timers fire that go by the clock. Where the inputs have ended nobody waits for it: what a
+// day would still bring has its turn at once.
+func (p *Partition) clockLimit(now time.Time) int64 {
+	if p.ended {
+		return add(now.UnixNano(), 24*time.Hour)
+	}
+	return now.UnixNano()
+}
+
+// processingDue tells whether a timer is due that goes by the clock.
 func (p *Partition) processingDue(by int64) (bool, error) {
 	for i := range p.steps {
 		if !p.steps[i].keyed || p.steps[i].runner == nil {

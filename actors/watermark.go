@@ -183,6 +183,9 @@ func (p *Partition) mark(sender string, ws []*proto.Watermark) {
 
 // note takes over what an input is known to have come to.
 func (p *Partition) note(input int, high int64) {
+	if high == endOfTime {
+		p.ended = true
+	}
 	if p.timed && high > p.time.high[input] {
 		p.time.high[input] = high
 		p.time.finished = false
@@ -222,10 +225,11 @@ func (p *Partition) inputMark(k int) (w int64, waits bool) {
 	if t.idle[k] {
 		return 0, false
 	}
-	if in.Kind != Load || p.flow.Time.Field != "" || t.high[k] == endOfTime {
+	if in.Kind != Load || t.high[k] == endOfTime {
 		return behind(t.high[k], p.flow.Time.Lateness), true
 	}
-	// A Load without a time field of its own: its rows keep their times, and its writers say how far they are.
+	// Rows that are loaded keep their times, unless the flow has a time field of its own; and the writers of the
+	// hand-off say how far they are, and when nothing comes any more.
 	w, some := int64(endOfTime), false
 	for _, from := range p.loadSenders(k) {
 		m, known := t.marks[from][""]
@@ -237,7 +241,10 @@ func (p *Partition) inputMark(k int) (w int64, waits bool) {
 		}
 		w, some = min(w, m), true
 	}
-	if !some {
+	switch {
+	case p.flow.Time.Field != "" && !(some && w == endOfTime):
+		return behind(t.high[k], p.flow.Time.Lateness), true
+	case !some:
 		return unknown, len(t.peers) == 0
 	}
 	return behind(w, p.flow.Time.Lateness), true

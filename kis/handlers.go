@@ -28,6 +28,20 @@ type Event[In any] struct {
 	Params   Params    // of the step; they must not be changed
 	Now      time.Time // of the commit that the call is part of: take the time from here or from Meta, not from a clock
 	Revision uint64    // of the flow
+	// Watermark is the event time below which no more rows are expected; the zero time where none is known, or
+	// where no function of the flow says that it looks at it (KeyedTimers, Timed).
+	Watermark time.Time
+	Loaded    bool // the row came in through this Load step's hand-off
+}
+
+// Due is what a handler of timers is given: a timer of the key whose time has come.
+type Due struct {
+	Timer
+	Key       Key
+	Params    Params    // of the step; they must not be changed
+	Now       time.Time // as in Event
+	Revision  uint64    // of the flow
+	Watermark time.Time // as in Event; for a timer of event time, at or behind its time
 }
 
 // Output takes what a handler has to say beside its state. It is good until the handler returns; if the
@@ -42,6 +56,7 @@ type Output[Out any] struct {
 	builder Builder
 	value   Out   // the value in hand: a place that can be pointed to without allocation
 	err     error // the first
+	timed   bool  // the function has a handler of timers
 }
 
 // Emit hands a row to the next step: value's fields, after those of key that value lacks. In a Batch handler
@@ -53,6 +68,41 @@ func (o *Output[Out]) Emit(key Key, value Out) { o.EmitFor(0, key, value) }
 func (o *Output[Out]) EmitFor(cause int, key Key, value Out) {
 	if row := o.row("emit", cause, key, value); row != nil {
 		o.call.EmitFor(cause, row)
+	}
+}
+
+// EmitAt is Emit for a row with an event time of its own: the result of a window, say, has the window's last
+// moment.
+func (o *Output[Out]) EmitAt(at time.Time, key Key, value Out) {
+	if row := o.row("emit", 0, key, value); row != nil {
+		o.call.EmitAt(at, row)
+	}
+}
+
+// SetTimer sets a timer of the key, or moves the one of that name and domain: when its time has come, the function's
+// handler of timers is called once (KeyedTimers). It is durable with the commit, like the state. A handler
+// that fails has set nothing. At most 10,000 timers a key.
+func (o *Output[Out]) SetTimer(name string, domain TimeDomain, at time.Time) {
+	if at.IsZero() {
+		o.fail(fmt.Errorf("set timer %q: to no time; StopTimer takes one back", name))
+		return
+	}
+	o.timers("SetTimer")
+	o.call.SetTimer(name, domain, at)
+}
+
+// StopTimer takes a timer back, if one of that name is set.
+func (o *Output[Out]) StopTimer(name string, domain TimeDomain) {
+	o.timers("StopTimer")
+	o.call.StopTimer(name, domain)
+}
+
+func (o *Output[Out]) timers(what string) {
+	if o.call == nil {
+		panic("kis: an Output was used after its handler had returned")
+	}
+	if !o.timed {
+		panic("kis: " + what + " in a function without a handler of timers: make it with KeyedTimers")
 	}
 }
 
@@ -106,7 +156,7 @@ func (o *Output[Out]) row(verb string, cause int, key Key, value Out) *Row {
 	if o.call == nil {
 		panic("kis: an Output was used after its handler had returned")
 	}
-	if cause < 0 || cause >= len(o.call.Rows) {
+	if cause < 0 || cause >= max(1, len(o.call.Rows)) {
 		panic(fmt.Sprintf("kis: %s: cause %d of a call with %d events", verb, cause, len(o.call.Rows)))
 	}
 	row, err := o.encode(key, value)
@@ -177,6 +227,18 @@ type Option func(*function)
 // belongs elsewhere.
 func KeepsKey() Option { return func(f *function) { f.traits.KeepsKey = true } }
 
+// Timed declares that a function looks at the watermark: only then does the engine carry it to its step.
+// KeyedTimers implies it.
+func Timed() Option { return func(f *function) { f.traits.Timed = true } }
+
+// Version gives a keyed function's state a form with a version. A state that an earlier version has stored (one
+// without a version is of 0) is handed to migrate as it was encoded, when its key is used the next time; migrate
+// returns it in the present form, as JSON. Its error is the fault of that key alone: the key's rows are dead letters,
+// and its state stays as it was.
+func Version(version uint32, migrate func(from uint32, state []byte) ([]byte, error)) Option {
+	return func(f *function) { f.version, f.migrate = version, migrate }
+}
+
 // CheckParams looks at a step's parameters before the flow starts; an error refuses the flow.
 func CheckParams(check func(Params) error) Option { return func(f *function) { f.check = check } }
 
@@ -186,7 +248,11 @@ type function struct {
 	traits Traits
 	check  func(Params) error
 	types  error // what is wrong with its types
-	open   func(*function, Step) Runner
+
+	version uint32
+	migrate func(from uint32, state []byte) ([]byte, error)
+
+	open func(*function, Step) Runner
 }
 
 func (f *function) Name() string   { return f.name }
@@ -222,6 +288,18 @@ func Keyed[S, In, Out any](name string, handle func(ctx context.Context, state *
 	}, options)
 }
 
+// KeyedTimers is Keyed for a function with timers: handle and due may set them (Output.SetTimer), and due is called
+// for each one when its time has come, with the state of its key. If due returns an error, what the timer should
+// have done is a dead letter; the state stays.
+func KeyedTimers[S, In, Out any](name string, handle func(ctx context.Context, state *S, event Event[In], out *Output[Out]) error,
+	due func(ctx context.Context, state *S, due Due, out *Output[Out]) error, options ...Option) Function {
+	return newTimedFunction[S, In, Out](name, Traits{Stateful: true, Timed: true}, true, func(r *runner[S, In, Out], c *Call, s *S) error {
+		return handle(c.Context, s, r.events[0], &r.out)
+	}, func(r *runner[S, In, Out], c *Call, s *S) error {
+		return due(c.Context, s, Due{Timer: *c.Timer, Key: c.Key, Params: r.step.Params, Now: c.Now, Revision: c.Revision, Watermark: c.Watermark}, &r.out)
+	}, options)
+}
+
 // Stateless makes a function of a handler without a state. Whether its step has a key is for the function's
 // definition to say.
 func Stateless[In, Out any](name string, handle func(ctx context.Context, event Event[In], out *Output[Out]) error, options ...Option) Function {
@@ -241,6 +319,10 @@ func Batch[S, In, Out any](name string, handle func(ctx context.Context, state *
 }
 
 func newFunction[S, In, Out any](name string, traits Traits, stateful bool, call func(*runner[S, In, Out], *Call, *S) error, options []Option) Function {
+	return newTimedFunction(name, traits, stateful, call, nil, options)
+}
+
+func newTimedFunction[S, In, Out any](name string, traits Traits, stateful bool, call, due func(*runner[S, In, Out], *Call, *S) error, options []Option) Function {
 	f := &function{name: name, traits: traits}
 	state := newStateKind[S]()
 	var types []error
@@ -252,8 +334,11 @@ func newFunction[S, In, Out any](name string, traits Traits, stateful bool, call
 	f.types = errors.Join(types...)
 	in, out := newPlan(reflect.TypeFor[In]()), newPlan(reflect.TypeFor[Out]())
 	f.open = func(f *function, s Step) Runner {
-		r := &runner[S, In, Out]{step: s, stateful: stateful, batch: f.traits.Batch, state: state, in: in, handle: call}
-		r.out.plan = out
+		r := &runner[S, In, Out]{step: s, stateful: stateful, batch: f.traits.Batch, state: state, in: in, handle: call, due: due}
+		r.out.plan, r.out.timed = out, due != nil
+		if f.migrate != nil {
+			return &versioned[S, In, Out]{r, f}
+		}
 		return r
 	}
 	for _, o := range options {
@@ -346,6 +431,7 @@ type runner[S, In, Out any] struct {
 	state    stateKind[S]
 	in       *plan
 	handle   func(*runner[S, In, Out], *Call, *S) error
+	due      func(*runner[S, In, Out], *Call, *S) error // of timers; nil: none
 
 	events []Event[In] // of the call in hand
 	out    Output[Out]
@@ -378,7 +464,7 @@ func (r *runner[S, In, Out]) Encode(dst []byte, state any) ([]byte, error) {
 
 // Handle implements Runner.
 func (r *runner[S, In, Out]) Handle(c *Call) error {
-	if !r.batch && len(c.Rows) != 1 {
+	if c.Timer == nil && !r.batch && len(c.Rows) != 1 {
 		panic(fmt.Sprintf("kis: function of one row at a time called with %d", len(c.Rows)))
 	}
 	defer r.tidy()
@@ -416,7 +502,7 @@ func (r *runner[S, In, Out]) run(c *Call, state *cell[S]) (err error) {
 	}()
 	for i, row := range c.Rows {
 		r.events = append(r.events, Event[In]{
-			Key: c.Key, Row: row, Params: r.step.Params, Now: c.Now, Revision: c.Revision,
+			Key: c.Key, Row: row, Params: r.step.Params, Now: c.Now, Revision: c.Revision, Watermark: c.Watermark, Loaded: c.Loaded,
 		})
 		e := &r.events[i]
 		if i < len(c.Metas) {
@@ -427,7 +513,14 @@ func (r *runner[S, In, Out]) run(c *Call, state *cell[S]) (err error) {
 		}
 	}
 	r.out.call = c
-	if err := r.handle(r, c, &state.value); err != nil {
+	handle := r.handle
+	if c.Timer != nil {
+		if handle = r.due; handle == nil {
+			done = true
+			return nil // a timer of a former revision's function
+		}
+	}
+	if err := handle(r, c, &state.value); err != nil {
 		return err
 	}
 	if r.out.err != nil {
@@ -466,4 +559,30 @@ func (r *runner[S, In, Out]) decode(row *Row, into *In) error {
 		return into.DecodeRow(row)
 	}
 	return r.in.decodeRow(row, reflect.ValueOf(into).Elem())
+}
+
+// versioned is a runner whose state has a version.
+type versioned[S, In, Out any] struct {
+	*runner[S, In, Out]
+	f *function
+}
+
+// Version implements Versioned.
+func (r *versioned[S, In, Out]) Version() uint32 { return r.f.version }
+
+// Migrate implements Versioned. A panic of the author's is that key's fault, too.
+func (r *versioned[S, In, Out]) Migrate(from uint32, encoded []byte) (state []byte, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: string(debug.Stack())}
+		}
+	}()
+	state, err = r.f.migrate(from, encoded)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.Activate(state); err != nil {
+		return nil, fmt.Errorf("what migrate returned is no %s: %w", reflect.TypeFor[S](), err)
+	}
+	return state, nil
 }

@@ -240,7 +240,7 @@ func (r *inMemoryRun) busy(ctx context.Context, report *InMemoryReport) (bool, e
 			if p.State == "stopped" {
 				return false, fmt.Errorf("partition %s: %w", p.Name, p.Reason)
 			}
-			busy = busy || p.Waiting > 0
+			busy = busy || p.Waiting > 0 || p.Owes
 			if report != nil {
 				report.DeadLetters += p.DeadLetters
 				report.Pending += p.Pending
@@ -258,7 +258,15 @@ const inMemoryPatience = 5 * time.Second
 // another one that was asked before.
 func (r *inMemoryRun) finish(ctx context.Context, report *InMemoryReport) error {
 	quiet, since, before := 0, time.Now(), -1
-	for quiet < 2 {
+	ends := []actors.InputKind{actors.Entry, actors.Load} // first what comes from outside; a Load whose writers run here ends behind it
+	for quiet < 2 || len(ends) > 0 {
+		if quiet >= 2 {
+			for _, f := range r.system.Running() {
+				f.EndInputs(ends[0])
+			}
+			ends, quiet = ends[1:], 0
+		}
+
 		busy, err := r.busy(ctx, report)
 		if err != nil {
 			return err

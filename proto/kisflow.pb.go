@@ -1092,6 +1092,7 @@ type DeadLetter struct {
 	EventTime     int64                  `protobuf:"varint,12,opt,name=event_time,json=eventTime,proto3" json:"event_time,omitempty"` // when the entry stream stored the event, unix nanoseconds
 	Time          int64                  `protobuf:"varint,13,opt,name=time,proto3" json:"time,omitempty"`                            // of the commit that set it aside
 	Attempts      uint32                 `protobuf:"varint,14,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Loaded        bool                   `protobuf:"varint,15,opt,name=loaded,proto3" json:"loaded,omitempty"` // the row came in through the step's hand-off (a Load)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1222,6 +1223,13 @@ func (x *DeadLetter) GetAttempts() uint32 {
 		return x.Attempts
 	}
 	return 0
+}
+
+func (x *DeadLetter) GetLoaded() bool {
+	if x != nil {
+		return x.Loaded
+	}
+	return false
 }
 
 // Pending is a row that waits at a step for its key's turn: a value in the partition's store.
@@ -1616,7 +1624,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"\x05index\x18\x04 \x01(\rR\x05index\x12\x12\n" +
 	"\x04time\x18\x05 \x01(\x03R\x04time\x12\x12\n" +
 	"\x04step\x18\x06 \x01(\rR\x04step\x12\x14\n" +
-	"\x05jumps\x18\a \x01(\rR\x05jumps\"\xeb\x02\n" +
+	"\x05jumps\x18\a \x01(\rR\x05jumps\"\x83\x03\n" +
 	"\n" +
 	"DeadLetter\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x1a\n" +
@@ -1634,7 +1642,8 @@ const file_kisflow_proto_rawDesc = "" +
 	"\n" +
 	"event_time\x18\f \x01(\x03R\teventTime\x12\x12\n" +
 	"\x04time\x18\r \x01(\x03R\x04time\x12\x1a\n" +
-	"\battempts\x18\x0e \x01(\rR\battempts\"\x92\x02\n" +
+	"\battempts\x18\x0e \x01(\rR\battempts\x12\x16\n" +
+	"\x06loaded\x18\x0f \x01(\bR\x06loaded\"\x92\x02\n" +
 	"\aPending\x12\x10\n" +
 	"\x03row\x18\x01 \x01(\fR\x03row\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x18\n" +
