@@ -107,7 +107,7 @@ func TestHarness(t *testing.T) {
 	}
 	t.Chdir(root)
 	for _, name := range []string{"yardstick", "nats-server", "kisnode", "gonode"} {
-		if err := build(ctx, filepath.Join(b.bin, name), packages[name], os.Stderr); err != nil {
+		if err := build(ctx, ".", filepath.Join(b.bin, name), packages[name], os.Stderr); err != nil {
 			t.Fatal(err)
 		}
 	}

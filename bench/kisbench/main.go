@@ -31,6 +31,7 @@ import (
 // bench is one call of this program.
 type bench struct {
 	bin, dir string
+	against  string // another working tree, whose programs run too
 	runs     int
 	scale    float64
 	only     *regexp.Regexp // groups
@@ -48,6 +49,7 @@ func main() {
 	flag.BoolVar(&list, "list", false, "print the names of the groups and do nothing")
 	flag.StringVar(&only, "only", "", "regular expression: only groups with such a name")
 	flag.StringVar(&programs, "programs", "", "regular expression: only programs with such a name (bare, YAML, Go)")
+	flag.StringVar(&b.against, "against", "", "another working tree of the project, with an older commit perhaps: its programs run by turns with ours")
 	flag.StringVar(&b.dir, "dir", os.TempDir(), "where the data of the runs goes")
 	flag.Parse()
 	var err error
@@ -77,6 +79,11 @@ func main() {
 }
 
 func (b *bench) main(ctx context.Context, write bool) (err error) {
+	if b.against != "" {
+		if b.against, err = filepath.Abs(b.against); err != nil {
+			return err
+		}
+	}
 	root, err := moduleRoot()
 	if err != nil {
 		return err
@@ -118,12 +125,19 @@ var packages = map[string]string{
 	"nats-server": "github.com/nats-io/nats-server/v2",
 }
 
+// older marks the programs of the other working tree.
+const older = ".before"
+
 // build builds what a group runs, each program once.
 func (b *bench) build(ctx context.Context, g group, built map[string]error) error {
 	for _, name := range g.Needs {
 		if _, done := built[name]; !done {
 			fmt.Fprintln(os.Stderr, "building", name)
-			built[name] = build(ctx, filepath.Join(b.bin, name), packages[name], os.Stderr)
+			tree, program := ".", name
+			if p, ok := strings.CutSuffix(name, older); ok {
+				tree, program = b.against, p
+			}
+			built[name] = build(ctx, tree, filepath.Join(b.bin, name), packages[program], os.Stderr)
 		}
 		if built[name] != nil {
 			return built[name]
@@ -206,6 +220,12 @@ func (b *bench) spec(events, users int, power bool) load.Spec {
 // race is a group whose entrants do the same job by turns.
 func (b *bench) race(name string, latency bool, j job, entrants []entrant) group {
 	entrants = slices.DeleteFunc(entrants, func(e entrant) bool { return !b.programs.MatchString(e.Name) })
+	for _, e := range slices.Clone(entrants) {
+		if b.against != "" && e.Setup.Program != "yardstick" {
+			e.Name, e.Setup.Program = e.Name+" before", e.Setup.Program+older
+			entrants = append(entrants, e)
+		}
+	}
 	var needs []string
 	for _, e := range entrants {
 		needs = append(needs, e.Setup.Program)

@@ -254,9 +254,10 @@ func freeAddress() (string, error) {
 	return address, l.Close()
 }
 
-// build builds a program of this module, or of another that it requires.
-func build(ctx context.Context, to, pkg string, w io.Writer) error {
+// build builds a program of the module in a working tree, or of another that it requires.
+func build(ctx context.Context, tree, to, pkg string, w io.Writer) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", to, pkg)
+	cmd.Dir = tree
 	cmd.Stdout, cmd.Stderr = w, w
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("build %s: %w", pkg, err)
