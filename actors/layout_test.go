@@ -51,7 +51,7 @@ func TestNames(t *testing.T) {
 		{SaveStream("a.b"), "KISFLOW_SAVE_a=2Eb"},
 		{SaveSubjects("a.b"), "KISFLOW.save.a=2Eb.>"},
 		{saveSubject("s", "f", "user", 1), "KISFLOW.save.s.f.user.1.1"},
-		{OutputFence("OUT", "f/user/3"), "KISFLOW.fence.OUT.f=2Fuser=2F3"},
+		{OutputFence("OUT", "f/user/3"), "KISFLOW.fence.OUT.e92dsr1btjiiv"},
 		{OutputFences("OUT"), "KISFLOW.fence.OUT.>"},
 	} {
 		if c.got != c.want {

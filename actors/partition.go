@@ -134,6 +134,7 @@ type Partition struct {
 	subject     string
 	incarnation int64 // when the log was created, unix nanoseconds
 	senderName  string
+	senderMark  string // shortMark of it
 	owned       bool   // our epoch record is the log's: only then may anything leave
 	last        uint64 // sequence of our last record: what the next one expects
 	meta        proto.Meta
@@ -141,6 +142,7 @@ type Partition struct {
 	targeted    []*target // in the order of their first use
 	instances   cache
 	encoded     []byte // scratch
+	storeKey    []byte // scratch
 	pending     pendings
 	timed       bool // the flow looks at event time
 	ended       bool // its inputs have ended (a run over a file)

@@ -1,6 +1,8 @@
 package actors
 
 import (
+	"crypto/sha256"
+	"encoding/base32"
 	"fmt"
 	"strconv"
 	"strings"
@@ -218,17 +220,31 @@ func saveSubject(name, flow, stage string, number int) string {
 }
 
 // OutputFence is the subject of the fence of a partition in an output stream, and OutputFences what such a
-// stream has to capture beside its own subjects.
+// stream has to capture beside its own subjects. It ends in the partition's mark.
 func OutputFence(stream, partition string) string {
-	return "KISFLOW.fence." + Token(stream) + "." + Token(partition)
+	return "KISFLOW.fence." + Token(stream) + "." + shortMark(partition)
 }
 
 // OutputFences is the filter of all fences of an output stream.
 func OutputFences(stream string) string { return "KISFLOW.fence." + Token(stream) + ".>" }
 
-// originHeader is the header of an output: the writer partition's name, a space, and the output's number in
-// that stream. Readers may use it to drop repeats where the stream is not fenced.
+// originHeader is the header of an output: its sender's mark, a space, and the output's number in that stream.
+// Readers may use it to drop repeats where the stream is not fenced. The sender's fence message in the stream says
+// whose mark it is.
 const originHeader = "Kisflow-Origin"
+
+// shortMark stands for a name in what every output carries, where each byte is written, hashed and read many times: 64 bits of
+// its SHA-256, in 13 letters and digits.
+//
+// Two of a hundred thousand partitions that write to one stream share a mark once in four thousand million such streams. Where two
+// do, the second one finds a fence that says another name, before it has written any output there, and stops.
+func shortMark(name string) string {
+	h := sha256.Sum256([]byte(name))
+	return markCoding.EncodeToString(h[:8])
+}
+
+// The alphabet is without n: the server looks for its own headers by that letter.
+var markCoding = base32.NewEncoding("0123456789abcdefghijklmopqrstuvw").WithPadding(base32.NoPadding)
 
 // covers tells whether a subject with wildcards captures a plain subject.
 func covers(filter, subject string) bool {

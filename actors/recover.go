@@ -127,6 +127,7 @@ func (p *Partition) claimOnce(ctx context.Context) error {
 	}
 	p.incarnation = info.Created.UnixNano()
 	p.senderName = p.name + "/" + generation + "@" + strconv.FormatInt(p.incarnation, 36)
+	p.senderMark = shortMark(p.senderName)
 	var epoch, number, revision uint64
 	p.last = 0
 	m, err := p.ports.Streams.LastOn(ctx, p.stream, p.subject)

@@ -81,6 +81,26 @@ func TestOutputsOfALargeRecordSurvive(t *testing.T) {
 	same(t, "outputs", k.read("OUT"), want...)
 }
 
+// TestFenceOfAnother: two partitions whose marks are the same do not take turns at one fence, and nothing leaves.
+func TestFenceOfAnother(t *testing.T) {
+	k := newKit(t, Options{}, 0, kitFlow(Step{Function: noteFunction(), Must: user}, sends(Step{Function: sendFunction()})))
+	theirs := fence{1, 1, 0, shortMark("g/user/0/1@1"), "g/a user/0"}
+	_, err := k.streams.Append(t.Context(), "OUT", transport.Outgoing{
+		Subject: OutputFence("OUT", PartitionName("f", "user", 0)), Data: []byte(theirs.String())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.mustOpen()
+	k.publish(`{"user":1,"name":"a"}`)
+	if err := k.run(); !errors.Is(err, ErrFenced) || !strings.Contains(err.Error(), "g/a user/0") {
+		t.Errorf("got %v, want %v that names the other partition", err, ErrFenced)
+	}
+	same(t, "outputs", k.read("OUT"))
+	if f, err := parseFence(theirs.String()); err != nil || f != theirs {
+		t.Errorf("%q is read as %+v, %v", theirs, f, err)
+	}
+}
+
 // TestTwoOwnersCrashInTurn: what one of them knows to be stored and no record says is looked for by the next.
 func TestTwoOwnersCrashInTurn(t *testing.T) {
 	k := newKit(t, Options{}, 0, kitFlow(Step{Function: noteFunction(), Must: user}, sends(Step{Function: sendFunction()})))

@@ -119,10 +119,17 @@ func (p *Partition) publish(ctx context.Context, t *target) error {
 	}
 	ms := make([]transport.Outgoing, len(t.waiting))
 	fields := make([]transport.Field, 2*len(t.waiting))
+	var origins strings.Builder // of all, in one piece of memory
+	var digits [20]byte
+	origins.Grow(len(t.waiting) * (len(p.senderMark) + 1 + len(digits)))
 	for i := range t.waiting {
 		o := &t.waiting[i]
 		h := fields[2*i : 2*i : 2*i+2]
-		origin := p.sender() + " " + strconv.FormatUint(o.number, 10)
+		start := origins.Len()
+		origins.WriteString(p.senderMark)
+		origins.WriteByte(' ')
+		origins.Write(strconv.AppendUint(digits[:0], o.number, 10))
+		origin := origins.String()[start:]
 		h = append(h, transport.Field{Name: originHeader, Value: origin})
 		if !t.fenced {
 			h = append(h, transport.Field{Name: "Nats-Msg-Id", Value: origin})
@@ -237,7 +244,7 @@ func (p *Partition) storedOutputs(ctx context.Context, t *target, from, to uint6
 				break
 			}
 			name, n, ok := cutLast(ms[i].Get(originHeader), ' ')
-			if !ok || name != p.sender() {
+			if !ok || name != p.senderMark {
 				continue
 			}
 			if k, err := strconv.ParseUint(n, 10, 64); err == nil {
@@ -256,15 +263,30 @@ func cutLast(s string, sep byte) (before, after string, ok bool) {
 	return s[:i], s[i+1:], true
 }
 
-// fence is what a fence message says: which incarnation of the flow, which epoch, and from where on outputs of
-// this partition are to be looked for that no record knows to be stored.
+// fence is what a fence message says: which incarnation of the flow, which epoch, from where on outputs of
+// this partition are to be looked for that no record knows to be stored; and for people the mark that its outputs carry,
+// and whose fence it is.
 type fence struct {
 	incarnation int64
 	epoch       uint64
 	from        uint64
+	sender      string
+	partition   string
 }
 
-func (f fence) String() string { return fmt.Sprintf("%d %d %d", f.incarnation, f.epoch, f.from) }
+func (f fence) String() string {
+	return fmt.Sprintf("%d %d %d %s %s", f.incarnation, f.epoch, f.from, f.sender, f.partition)
+}
+
+// parseFence is the inverse of String. A partition's name may hold spaces.
+func parseFence(text string) (f fence, err error) {
+	_, err = fmt.Sscan(text, &f.incarnation, &f.epoch, &f.from, &f.sender)
+	if words := strings.SplitN(text, " ", 5); err == nil && len(words) == 5 {
+		f.partition = words[4]
+		return f, nil
+	}
+	return f, fmt.Errorf("%q is no fence", text)
+}
 
 // writeFence puts a message of this epoch on our fence subject of an output stream, and returns from where to
 // where our outputs are to be looked for. A fence of a later epoch there means that another node owns the
@@ -274,7 +296,7 @@ func (p *Partition) writeFence(ctx context.Context, t *target, end uint64) (from
 	_, noted := mark(p.meta.Settled, t.name) // what a record says: the next owner knows no more than that
 	for try := 0; ; try++ {
 		var before uint64
-		own := fence{p.incarnation, p.meta.Epoch, end}
+		own := fence{p.incarnation, p.meta.Epoch, end, p.senderMark, p.name}
 		last, err := p.ports.Streams.LastOn(ctx, t.stream, subject)
 		switch {
 		case errors.Is(err, transport.ErrNotFound):
@@ -286,8 +308,8 @@ func (p *Partition) writeFence(ctx context.Context, t *target, end uint64) (from
 			return 0, 0, fmt.Errorf("read the fence of %s: %w", t.stream, err)
 		default:
 			before = last.Sequence
-			var f fence
-			if _, err := fmt.Sscanf(string(last.Data), "%d %d %d", &f.incarnation, &f.epoch, &f.from); err != nil ||
+			f, err := parseFence(string(last.Data))
+			if err != nil || f.partition != own.partition ||
 				f.incarnation > own.incarnation || f.incarnation == own.incarnation && f.epoch > own.epoch {
 				return 0, 0, fmt.Errorf("%w: the fence in %s is %q, ours would be %q", ErrFenced, t.stream, last.Data, own)
 			}
