@@ -65,9 +65,9 @@ type cache struct {
 
 // instance returns a step's instance for a key: from memory, or activated from the store.
 func (p *Partition) instance(s *step, key []byte) (*instance, error) {
-	var buf [160]byte
 	slot := slotOf(key)
-	storeKey := appendInstanceKey(buf[:0], stateKind, slot, s.Name, key)
+	p.storeKey = appendInstanceKey(p.storeKey[:0], stateKind, slot, s.Name, key)
+	storeKey := p.storeKey
 	if in := p.instances.byID[string(storeKey)]; in != nil {
 		in.recent = true
 		return in, nil

@@ -98,4 +98,4 @@ func parseDeadID(id string) (stageToken string, number int, key []byte, err erro
 }
 
 // slotOf is the slot of a key's canonical bytes.
-func slotOf(canonical []byte) uint16 { return kis.SlotOf(string(canonical)) }
+func slotOf(canonical []byte) uint16 { return kis.SlotOfBytes(canonical) }

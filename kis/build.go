@@ -50,6 +50,26 @@ func (b *Builder) Add(name string, v Value) {
 	}
 	s.nameEnd = uint32(len(b.text)) - 1
 	b.look(&s)
+	b.value(&s, v)
+}
+
+// add is Add for a field of a struct.
+func (b *Builder) add(f *codecField, v Value) {
+	if len(b.spans) > 0 {
+		b.text = append(b.text, ',')
+	}
+	s := span{name: uint32(len(b.text)) + 1, nameEscaped: f.escaped}
+	b.text = append(b.text, f.quoted...)
+	s.nameEnd = uint32(len(b.text)) - 1
+	if b.marks&f.mark != 0 {
+		b.look(&s)
+	}
+	b.marks |= f.mark
+	b.value(&s, v)
+}
+
+// value adds the value of the field in hand.
+func (b *Builder) value(s *span, v Value) {
 	b.text = append(b.text, ':')
 	s.kind = v.kind
 	s.value = uint32(len(b.text))
@@ -60,7 +80,7 @@ func (b *Builder) Add(name string, v Value) {
 		s.valueEnd--
 		s.escaped = !v.plain
 	}
-	b.spans = append(b.spans, s)
+	b.spans = append(b.spans, *s)
 }
 
 // look notes whether the name of s came before.

@@ -116,6 +116,9 @@ type codec struct {
 
 type codecField struct {
 	name      string
+	quoted    string // the name as JSON has it
+	mark      uint64 // nameMark of it
+	escaped   bool   // quoted is not just the name in quotes
 	index     []int
 	plan      *plan
 	omitEmpty bool
@@ -159,6 +162,9 @@ func (c *codec) add(m plans, t reflect.Type, index []int) bool {
 		if c.find(g.name, 0) >= 0 {
 			return false
 		}
+		g.quoted = string(appendString(nil, utf8Only(g.name)))
+		g.escaped = !isPlain(g.name)
+		g.mark = nameMark(g.quoted[1:len(g.quoted)-1], g.escaped)
 		c.fields = append(c.fields, g)
 	}
 	return true
@@ -385,7 +391,7 @@ func (c *codec) build(b *Builder, from reflect.Value) error {
 		if err != nil {
 			return fmt.Errorf("field %s: %w", quoteShort(f.name), err)
 		}
-		b.Add(f.name, value)
+		b.add(f, value)
 	}
 	return nil
 }
@@ -414,7 +420,7 @@ func (c *codec) appendJSON(dst []byte, from reflect.Value) ([]byte, error) {
 			dst = append(dst, ',')
 		}
 		first = false
-		dst = append(appendString(dst, utf8Only(f.name)), ':')
+		dst = append(append(dst, f.quoted...), ':')
 		dst = value.AppendJSON(dst)
 	}
 	return append(dst, '}'), nil

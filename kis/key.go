@@ -302,3 +302,6 @@ func (k Key) Slot() uint16 { return SlotOf(k.canonical) }
 
 // SlotOf is Slot for canonical bytes.
 func SlotOf(canonical string) uint16 { return uint16(xxhash.Sum64String(canonical) >> 52) }
+
+// SlotOfBytes is SlotOf without a string.
+func SlotOfBytes(canonical []byte) uint16 { return uint16(xxhash.Sum64(canonical) >> 52) }

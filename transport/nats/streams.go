@@ -87,11 +87,11 @@ var _ transport.Streams = (*Streams)(nil)
 
 // NewStreams returns the streams behind a connection.
 func NewStreams(c *Conn, opt StreamsOptions) *Streams {
-	return &Streams{c: c, opt: opt.withDefaults(int(c.out.MaxPayload()))}
+	return &Streams{c: c, opt: opt.withDefaults(c.maxPayload())}
 }
 
 // MaxMessage implements transport.Streams. It is what the server takes less room for our headers.
-func (t *Streams) MaxMessage() int { return int(t.c.out.MaxPayload()) - ownHeaders }
+func (t *Streams) MaxMessage() int { return t.c.maxPayload() - ownHeaders }
 
 // streamConfig is the part of JetStream's stream configuration that we read or set.
 type streamConfig struct {
