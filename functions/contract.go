@@ -3,6 +3,7 @@ package functions
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/expr-lang/expr/ast"
 
@@ -104,7 +105,7 @@ func (b *builder) must(path, name string) {
 	switch {
 	case !known && !s.shape.Open:
 		s.miss(Mistake{Path: path, Column: 1}, name, s.shape)
-		f = Field{kinds: may}
+		f = Field{kinds: may, wrong: true}
 	case !known:
 		f = Field{kinds: may, path: path}
 	case f.kinds&may == 0:
@@ -203,50 +204,96 @@ func (b *builder) subjectFields(source string) {
 	}
 }
 
-// Needs returns what is wrong with rows of a shape for who needs a field: "" if nothing is. The name may have
-// points, for fields in fields.
-func (s Shape) Needs(name string, want Field) (message, hint string) {
+// Needs returns what is wrong with rows of a shape for who needs a field of them: its Message is "" if nothing is.
+// The name may have points, for fields in fields.
+func (s Shape) Needs(name string, want Field) Mistake {
 	at := s
-	for whole := name; ; {
-		f, known := at.Fields[name]
-		if known || !at.Open && !containsPoint(name) {
+	for rest := name; ; {
+		first, behind, more := strings.Cut(rest, ".")
+		f, known := at.Fields[rest] // a name may hold a point itself
+		if !known && more {
+			g, there := at.Fields[first]
 			switch {
-			case !known:
-				return "no row has the field " + whole, didYouMean(name, at.Names())
-			case !f.Fits(want):
-				return "the field " + whole + " is " + f.Type() + "; it must be " + want.Type(), ""
-			case want.Inside != nil && f.Inside != nil:
-				for _, inner := range want.Inside.Names() {
-					if w := want.Inside.Fields[inner]; !w.Optional {
-						if message, hint := f.Inside.Needs(inner, w); message != "" {
-							return message + " in " + whole, hint
-						}
+			case !there && !at.Open:
+				return missing(name, first, at)
+			case !there || g.Inside == nil:
+				return Mistake{}
+			}
+			at, rest = *g.Inside, behind
+			continue
+		}
+		switch {
+		case !known && at.Open:
+			return Mistake{}
+		case !known:
+			return missing(name, rest, at)
+		case !f.Fits(want):
+			return Mistake{Message: "the field " + name + " is " + f.Type() + "; it must be " + want.Type()}
+		case want.Inside != nil && f.Inside != nil:
+			for _, inner := range want.Inside.Names() {
+				if w := want.Inside.Fields[inner]; !w.Optional || !f.Inside.Lacks(inner) {
+					if m := f.Inside.Needs(inner, w); m.Message != "" {
+						m.Message = strings.Replace(m.Message, "field "+inner, "field "+name+"."+inner, 1)
+						return m
 					}
 				}
 			}
-			return "", ""
 		}
-		first, rest := cutPoint(name)
-		g, there := at.Fields[first]
-		switch {
-		case !there && !at.Open:
-			return "no row has the field " + whole, didYouMean(first, at.Names())
-		case !there || g.Inside == nil || rest == "":
-			return "", ""
-		}
-		at, name = *g.Inside, rest
+		return Mistake{}
 	}
+}
+
+// missing is the mistake that no row has a field; last is the part of its path that is not there.
+func missing(path, last string, of Shape) Mistake {
+	return Mistake{Message: "no row has the field " + path, Hint: fieldHint(last, of), Missing: path}
 }
 
 // miss notes a field that no row has. It is told once.
 func (s *rowShape) miss(m Mistake, path string, of Shape) {
-	if s.told[path] {
+	if s.told[path] || m.Path == "" { // without a path somebody only tries
 		return
 	}
 	s.told[path] = true
-	_, last := lastPoint(path)
-	m.Message, m.Hint, m.Missing = "no row has the field "+path, didYouMean(last, of.Names()), path
-	s.found = append(s.found, m)
+	told := missing(path, path[strings.LastIndexByte(path, '.')+1:], of)
+	told.Path, told.Column, told.Guarded = m.Path, m.Column, m.Guarded
+	s.found = append(s.found, told)
+}
+
+// fieldHint names the known field that is most like a name, or the only one that holds it or is held by it; else
+// the known fields if they are few.
+func fieldHint(name string, of Shape) string {
+	names := slices.DeleteFunc(of.Names(), func(n string) bool { return of.Fields[n].wrong })
+	lower, best, held := strings.ToLower(name), "", ""
+	least := max(1, len(name)/3) + 1
+	if len(name) > 4 {
+		least = max(3, least)
+	}
+	for _, n := range names {
+		if len(name) < 2 || len(name) > 64 || len(n) > 64 {
+			continue
+		}
+		k := strings.ToLower(n)
+		if d := distance(lower, k); d < least {
+			best, least = n, d
+		}
+		if min(len(k), len(lower)) >= 4 && (strings.Contains(k, lower) || strings.Contains(lower, k)) {
+			if held != "" {
+				held = "-" // more than one
+			} else {
+				held = n
+			}
+		}
+	}
+	if best == "" && held != "-" {
+		best = held
+	}
+	switch {
+	case best != "":
+		return "did you mean " + best + "?"
+	case len(names) == 0 || len(names) > 10:
+		return ""
+	}
+	return "known: " + strings.Join(names, ", ")
 }
 
 // known is what is known of row.name.
@@ -351,7 +398,7 @@ func (s Shape) narrowed(known *facts, path string) Shape {
 	for name := range known.present {
 		f, there := fields[name]
 		if !there {
-			f = Field{kinds: anyKind, path: path}
+			f = Field{kinds: anyKind, path: path, wrong: !s.Open}
 		}
 		f.Optional = false
 		fields[name] = f

@@ -28,6 +28,7 @@ type Field struct {
 
 	kinds kinds
 	path  string // of the text that makes it, until Locate turns it into From
+	wrong bool   // no row has it: a mistake has been made of it, and is not made again
 }
 
 // maxInside is how deep objects in objects are told apart. What lies deeper may be anything.
@@ -102,6 +103,9 @@ func (s Shape) write(b *strings.Builder) {
 		if f.Optional {
 			b.WriteByte('?')
 		}
+		if f.wrong {
+			b.WriteByte('!')
+		}
 		b.WriteString(": " + f.kinds.String())
 		if f.Inside != nil {
 			b.WriteByte(' ')
@@ -148,7 +152,7 @@ func Union(a, b Shape) Shape {
 
 // either is a field of rows that have one field or the other.
 func either(f, g Field) Field {
-	return Field{Optional: f.Optional || g.Optional, Inside: insideOf(f.kinds, f.Inside, g.kinds, g.Inside), From: cmp.Or(f.From, g.From),
+	return Field{Optional: f.Optional || g.Optional, wrong: f.wrong && g.wrong, Inside: insideOf(f.kinds, f.Inside, g.kinds, g.Inside), From: cmp.Or(f.From, g.From),
 		kinds: f.kinds | g.kinds, path: cmp.Or(f.path, g.path)}
 }
 
@@ -193,16 +197,4 @@ func (s Shape) Locate(place func(path string) string) Shape {
 		fields[name] = f
 	}
 	return Shape{Fields: fields, Open: s.Open}
-}
-
-func containsPoint(name string) bool { return strings.Contains(name, ".") }
-
-func cutPoint(name string) (first, rest string) {
-	first, rest, _ = strings.Cut(name, ".")
-	return first, rest
-}
-
-func lastPoint(path string) (before, last string) {
-	i := strings.LastIndexByte(path, '.')
-	return path[:max(i, 0)], path[i+1:]
 }

@@ -34,6 +34,7 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 	for _, m := range mistakes {
 		faulted[m.Pos.String()] = true
 	}
+	faulty := make(map[string]bool) // functions that are wrong whatever the rows
 	for _, name := range slices.Sorted(maps.Keys(set.Funcs)) {
 		def := set.Funcs[name]
 		if known[name] || !hasBody(def) {
@@ -41,6 +42,7 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 		}
 		_, ms := functions.New(specOf(def))
 		for _, m := range ms {
+			faulty[name] = true
 			t := textOf(def, m.Path)
 			pos := t.Pos
 			if m.Column > 0 {
@@ -52,6 +54,7 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 		}
 	}
 	mistakes = append(mistakes, lintConnectors(set, known, mustRun)...)
+	mistakes = append(mistakes, lintFields(set, known, faulty)...)
 	mistakes.Sort()
 	return mistakes
 }
@@ -163,6 +166,10 @@ func textOf(def *flowdef.Func, path string) flowdef.Text {
 					return flowdef.Text{Pos: f.Pos}
 				}
 			}
+		}
+	case len(part) == 3 && part[0] == "source" && part[1] == "must":
+		if i, err := strconv.Atoi(part[2]); err == nil && i >= 0 && i < len(def.Source.Must) {
+			return def.Source.Must[i]
 		}
 	case len(part) >= 2 && part[0] == "expand" && def.Expand != nil:
 		switch part[1] {
