@@ -54,6 +54,7 @@ const (
 	// Of package node, which alone knows expressions and connectors; here for the one reference.
 	codeExpression = "KF4001"
 	codeConnector  = "KF4002"
+	codeScript     = "KF4005"
 )
 
 // Code describes one kind of mistake.
@@ -126,4 +127,5 @@ var codes = []Code{
 	{codeOffer, Error, "function does not keep its word", "A function says with `offers` what it emits, and its body emits something else.", "Correct one of the two."},
 	{codeExpression, Error, "wrong expression", "An expression cannot be compiled: its syntax, a name that it does not know, or types that do not fit.", "See the reference of expressions."},
 	{codeConnector, Error, "connector cannot do it", "A connector's type has no side for this function in this build: it cannot save, or cannot load, or is not known.", "Use another type, or a node whose program has it."},
+	{codeScript, Error, "wrong script", "A script in JavaScript cannot be compiled, or defines no function handle.", "See the guide of scripts."},
 }

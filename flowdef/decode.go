@@ -11,6 +11,7 @@ import (
 type decoder struct {
 	kind     string
 	mistakes *Mistakes
+	open     Opener // of files that definitions name; may be nil
 }
 
 func (d *decoder) report(pos Pos, code, message, hint string) {
@@ -444,6 +445,7 @@ func (d *decoder) flow(root *node, body string) *Flow {
 		d.report(f.Pos, codeNoStatus, fmt.Sprintf("flow %s has no status, so it is DISABLED and never runs", quote(f.Name)), "add status: 1 to enable it, or status: 0 if that is meant")
 	}
 	f.Entries = d.entries(o)
+	f.Time = o.time()
 	f.Outputs = o.child("outputs").stream()
 	f.Loop = o.loop()
 	f.Steps = d.steps(o)
@@ -474,7 +476,7 @@ func (d *decoder) entries(o *object) []Entry {
 		ok := e.required("subject", "an entry reads a subject, like entry: {subject: orders.>}")
 		entry := Entry{
 			Subject:    e.subject("subject", true, false),
-			From:       e.word("from", "beginning", "beginning", "now"),
+			From:       e.from(),
 			Stream:     e.child("stream").stream(),
 			AllowLossy: e.boolean("allow_lossy"),
 			Fields:     e.fields("fields"),
@@ -572,9 +574,11 @@ func (d *decoder) function(root *node, body string) *Func {
 	f.Option.RetryDuration = opt.retryDuration()
 	f.Option.DefaultParams = opt.params("default_params")
 	f.OnError = o.word("on_error", "dead_letter", "dead_letter", "stop", "park_key")
+	f.TTL = o.ttl()
 	f.Verify = d.verify(o)
 	f.Calculate = d.calculate(o, f)
 	f.Expand = d.expand(o)
+	d.bodies(o, f)
 	f.Needs, f.Offers = o.fields("needs"), o.fields("offers")
 	if s := o.child("save"); s != nil {
 		f.Save = &Save{
@@ -583,7 +587,7 @@ func (d *decoder) function(root *node, body string) *Func {
 		}
 	}
 	if l := o.child("load"); l != nil {
-		f.Load = &LoadBody{Handoff: l.name("handoff"), From: l.word("from", "beginning", "beginning", "now")}
+		f.Load = &LoadBody{Handoff: l.name("handoff"), From: l.from()}
 	}
 	if f.Save == nil && f.Mode == "Save" && f.Option.Conn.Value == "" {
 		f.Save = &Save{Retention: 7 * 24 * time.Hour}
@@ -601,6 +605,7 @@ func (d *decoder) function(root *node, body string) *Func {
 	if f.Name == "" {
 		return nil
 	}
+	d.takeScript(root, f)
 	return f
 }
 

@@ -49,7 +49,9 @@ func Load(paths ...string) (*Set, Mistakes) {
 				fault(f, err.Error(), "")
 				continue
 			}
-			all = append(all, Parse(f, text, set)...)
+			all = append(all, ParseWith(f, text, set, func(path string) ([]byte, error) {
+				return read(filepath.Join(filepath.Dir(f), filepath.FromSlash(path)))
+			})...)
 		}
 	}
 	all.Sort()
@@ -120,7 +122,10 @@ func cause(err error) error {
 // Parse reads one file's text into a set; name is what its mistakes call the file. What has no mistakes that
 // make it useless is in the set even if there are others. Names that the set has already are reported by
 // Check; the first definition stays.
-func Parse(name string, text []byte, into *Set) Mistakes {
+func Parse(name string, text []byte, into *Set) Mistakes { return ParseWith(name, text, into, nil) }
+
+// ParseWith is Parse for definitions that name further files, as scripts: open reads them.
+func ParseWith(name string, text []byte, into *Set, open Opener) Mistakes {
 	var mistakes Mistakes
 	src, fault := newSource(name, text)
 	if fault != nil {
@@ -140,7 +145,7 @@ func Parse(name string, text []byte, into *Set) Mistakes {
 			break
 		}
 		if root := readDocument(src, doc, &mistakes); root != nil {
-			into.add(root, doc.body, &mistakes)
+			into.addWith(root, doc.body, &mistakes, open)
 		}
 	}
 	mistakes.Sort()
@@ -148,8 +153,10 @@ func Parse(name string, text []byte, into *Set) Mistakes {
 }
 
 // add decodes a document into the set.
-func (s *Set) add(root *node, body string, mistakes *Mistakes) {
-	d := &decoder{mistakes: mistakes}
+func (s *Set) add(root *node, body string, mistakes *Mistakes) { s.addWith(root, body, mistakes, nil) }
+
+func (s *Set) addWith(root *node, body string, mistakes *Mistakes, open Opener) {
+	d := &decoder{mistakes: mistakes, open: open}
 	if root.kind != mapNode {
 		d.report(root.pos, codeType, fmt.Sprintf("the document is %s; a definition is a mapping", root.what()), "it begins with kistype: func, flow, conn or global")
 		return

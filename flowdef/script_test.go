@@ -3,6 +3,7 @@ package flowdef
 import (
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -77,9 +78,17 @@ func runScript(archive *txtar.Archive) (*Set, Mistakes) {
 	set := &Set{}
 	var mistakes Mistakes
 	for _, f := range archive.Files {
-		if f.Name != "mistakes" && f.Name != "set" {
-			mistakes = append(mistakes, Parse(f.Name, f.Data, set)...)
+		if f.Name == "mistakes" || f.Name == "set" || strings.HasSuffix(f.Name, ".js") {
+			continue
 		}
+		mistakes = append(mistakes, ParseWith(f.Name, f.Data, set, func(path string) ([]byte, error) {
+			for _, o := range archive.Files {
+				if o.Name == path {
+					return o.Data, nil
+				}
+			}
+			return nil, fs.ErrNotExist
+		})...)
 	}
 	mistakes = append(mistakes, set.Check(opts)...)
 	mistakes.Sort()

@@ -44,6 +44,7 @@ type Flow struct {
 	Enabled bool    // status: 1
 	Entries []Entry // how events come in; empty: fed by the API, Go code, or a Load step alone
 	Steps   []Step
+	Time    *Time           // event time; nil: when the stream stored the message
 	Outputs *StreamSettings // settings of output streams that kisnode creates for the flow; may be nil
 	Loop    *Loop           // the flow may be fed by what it sends; nil: it must not
 	Source  string          // the document's text, for get and for the diff of apply
@@ -52,7 +53,7 @@ type Flow struct {
 // Entry is one subject that feeds a flow.
 type Entry struct {
 	Subject Text
-	// From says where a flow that is new starts in the stream: "beginning" (the default) or "now".
+	// From says where a flow that is new starts in the stream, as ParseStart reads it.
 	From string
 	// Stream settings for a stream that kisnode creates; ignored where one captures the subject already.
 	Stream *StreamSettings
@@ -94,11 +95,14 @@ type Func struct {
 		DefaultParams map[string]string
 	}
 	OnError   string // dead_letter (default), stop, park_key
+	TTL       *TTL   // nil: states stay for ever
 	Verify    []Rule
 	Calculate *Calculate
 	Expand    *Expand
 	Save      *Save
 	Load      *LoadBody
+	Script    *Script // its implementation in JavaScript; else nil
+	Remote    *Remote // its implementation in another program; else nil
 	Needs     *Fields // fields that every row must bring, where the function says it; else nil
 	Offers    *Fields // fields of the rows that it emits, where it says it; else nil
 	Text      string // the document's text
@@ -156,7 +160,7 @@ type Save struct {
 // LoadBody is the body of a Load function whose connector is NATS: rows of a hand-off join the flow at this step.
 type LoadBody struct {
 	Handoff Text   // default as in Save
-	From    string // "beginning" (default) or "now"
+	From    string // as in Entry
 }
 
 // Conn is a definition of kind conn.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kisflow/kisflow/actors"
 	"github.com/kisflow/kisflow/flowdef"
+	"github.com/kisflow/kisflow/functions/script"
 	"github.com/kisflow/kisflow/kis"
 	statememory "github.com/kisflow/kisflow/state/memory"
 	"github.com/kisflow/kisflow/transport"
@@ -24,6 +25,8 @@ import (
 // engine is the same; its log keeps only each partition's last record, for there is nobody to recover.
 type InMemory struct {
 	Functions []kis.Function // Go functions
+	// ScriptWorker is as in Options; empty: scripts run in this process, without a bound of their memory.
+	ScriptWorker string
 	// Flow is the one that is fed; empty: the only one that takes events. Subject is what the events are
 	// published to; empty: a subject of the flow's entry.
 	Flow, Subject string
@@ -59,7 +62,12 @@ func (m InMemory) Run(ctx context.Context, set *flowdef.Set) (report InMemoryRep
 	inner := memory.New(memory.Options{})
 	s := &sinkStreams{Streams: inner, output: m.Output, failed: cancel, sinks: make(map[string]*sink), logs: make(map[string]transport.Message),
 		logNext: 1 << 40}
-	pl := &planner{streams: s, functions: make(map[string]kis.Function)}
+	scripts := script.NewPool(script.PoolOptions{Program: m.ScriptWorker, Log: m.Log})
+	defer scripts.Close()
+	pl := &planner{streams: s, functions: make(map[string]kis.Function), scripts: scripts}
+	if m.ScriptWorker == "" {
+		pl.scripts = script.InProcess(nil)
+	}
 	for _, f := range m.Functions {
 		pl.functions[f.Name()] = f
 	}

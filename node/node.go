@@ -20,6 +20,7 @@ import (
 	"github.com/kisflow/kisflow/actors"
 	"github.com/kisflow/kisflow/api"
 	"github.com/kisflow/kisflow/flowdef"
+	"github.com/kisflow/kisflow/functions/script"
 	"github.com/kisflow/kisflow/kis"
 	"github.com/kisflow/kisflow/state"
 	"github.com/kisflow/kisflow/state/pebble"
@@ -43,6 +44,7 @@ type Node struct {
 	meter   *actors.Meter
 	metrics *metrics
 	planner *planner
+	scripts *script.Pool
 
 	http     []*http.Server
 	listener net.Listener
@@ -58,6 +60,7 @@ type Node struct {
 	catalog  *catalog
 	set      *flowdef.Set      // of catalog.Definitions
 	problems map[string]string // by flow: why it does not run
+	warnings []string          // of this start
 
 	lastSaved string // fingerprint of the definitions in the catalog's stream
 }
@@ -169,7 +172,8 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	perPartition := int(min(o.StateCache/16, 1<<30))
 	n.system = actors.NewSystem(n.streams, n.objects, n.db, n.log, n.meter,
 		actors.Options{Partitions: o.Partitions, CacheBytes: perPartition, Owner: owner()})
-	n.planner = &planner{streams: n.streams, functions: make(map[string]kis.Function)}
+	n.scripts = script.NewPool(script.PoolOptions{Program: o.ScriptWorker, Log: n.log.With("part", "scripts")})
+	n.planner = &planner{streams: n.streams, functions: make(map[string]kis.Function), scripts: n.scripts}
 	for _, f := range o.Functions {
 		if n.planner.functions[f.Name()] != nil {
 			return nil, fmt.Errorf("function %s is registered twice", f.Name())
@@ -407,6 +411,9 @@ func (n *Node) Close(ctx context.Context) error {
 	var errs []error
 	if n.system != nil {
 		errs = append(errs, n.system.Close(ctx))
+	}
+	if n.scripts != nil {
+		n.scripts.Close()
 	}
 	for _, s := range n.http {
 		errs = append(errs, s.Shutdown(ctx))

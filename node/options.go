@@ -39,6 +39,10 @@ type Options struct {
 
 	DebugListen string // address of net/http/pprof; empty: none
 
+	// ScriptWorker is the path of a program that calls Worker before anything else: workers for scripts are made of
+	// it. Empty: flows with scripts are refused. Main names the program itself.
+	ScriptWorker string
+
 	Functions []kis.Function
 	LogOutput io.Writer // default os.Stderr
 
@@ -136,7 +140,10 @@ func (o Options) logger() *slog.Logger {
 }
 
 // Command is the kisnode command with the given Go functions.
-func Command(functions ...kis.Function) *cobra.Command {
+func Command(functions ...kis.Function) *cobra.Command { return command("", functions) }
+
+// command is Command for a process whose program can be a worker for scripts, if worker names it.
+func command(worker string, functions []kis.Function) *cobra.Command {
 	var o Options
 	var config string
 	c := &cobra.Command{
@@ -160,7 +167,7 @@ func Command(functions ...kis.Function) *cobra.Command {
 				}
 				o = o.under(set.Global)
 			}
-			o.Functions = functions
+			o.Functions, o.ScriptWorker = functions, worker
 			return Run(c.Context(), o)
 		},
 	}
@@ -184,7 +191,8 @@ func Command(functions ...kis.Function) *cobra.Command {
 // Main runs kisnode with Go functions beside those that are described in YAML, and ends the process. A
 // program of one's own is a main that calls it: node.Main(kis.Keyed("reward", reward)).
 func Main(functions ...kis.Function) {
-	if err := Command(functions...).ExecuteContext(signalContext()); err != nil {
+	Worker()
+	if err := command(ownProgram(), functions).ExecuteContext(signalContext()); err != nil {
 		fmt.Fprintln(os.Stderr, "kisnode: "+strings.TrimRight(err.Error(), "\n"))
 		os.Exit(1)
 	}

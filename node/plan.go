@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kisflow/kisflow/actors"
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/functions"
+	"github.com/kisflow/kisflow/functions/script"
 	"github.com/kisflow/kisflow/kis"
 	"github.com/kisflow/kisflow/transport"
 )
@@ -34,15 +36,16 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 	for _, m := range mistakes {
 		faulted[m.Pos.String()] = true
 	}
-	faulty := make(map[string]bool) // functions that are wrong whatever the rows
 	for _, name := range slices.Sorted(maps.Keys(set.Funcs)) {
 		def := set.Funcs[name]
-		if known[name] || !hasBody(def) {
+		if !known[name] && def.Script != nil {
+			mistakes = append(mistakes, lintScript(def)...)
+		}
+		if known[name] || !hasBody(def) || def.Script != nil || def.Remote != nil {
 			continue
 		}
 		_, ms := functions.New(specOf(def))
 		for _, m := range ms {
-			faulty[name] = true
 			t := textOf(def, m.Path)
 			pos := t.Pos
 			if m.Column > 0 {
@@ -54,7 +57,6 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 		}
 	}
 	mistakes = append(mistakes, lintConnectors(set, known, mustRun)...)
-	mistakes = append(mistakes, lintFields(set, known, faulty)...)
 	mistakes.Sort()
 	return mistakes
 }
@@ -188,6 +190,7 @@ func textOf(def *flowdef.Func, path string) flowdef.Text {
 type planner struct {
 	streams   transport.Streams
 	functions map[string]kis.Function
+	scripts   script.Host
 }
 
 // starts says where a flow began to read its inputs when it was new; the catalog keeps it.
@@ -201,7 +204,7 @@ type start struct {
 // plan makes the engine's flow of a definition. It creates the streams that are missing, and adds to at where
 // inputs that are new begin.
 func (pl *planner) plan(ctx context.Context, set *flowdef.Set, def *flowdef.Flow, revision uint64, at starts) (*actors.Flow, error) {
-	f := &actors.Flow{Name: def.Name, Revision: revision}
+	f := &actors.Flow{Name: def.Name, Revision: revision, Time: timeOf(def)}
 	for i := range def.Steps {
 		s, err := pl.step(ctx, set, def, &def.Steps[i])
 		if err != nil {
@@ -244,7 +247,10 @@ func (pl *planner) plan(ctx context.Context, set *flowdef.Set, def *flowdef.Flow
 		if fn.Load != nil {
 			from = fn.Load.From
 		}
-		begin := at.begin(info.Name+"@"+def.Steps[i].Name, info, from)
+		begin, err := pl.begin(ctx, at, info.Name+"@"+def.Steps[i].Name, info, from)
+		if err != nil {
+			return nil, fmt.Errorf("%s: load %s: %w", fn.Pos, handOff.Value, err)
+		}
 		f.Inputs = append(f.Inputs, actors.Input{Kind: actors.Load, Name: info.Name + "@" + def.Steps[i].Name, Stream: info.Name, Created: info.Created.UnixNano(),
 			Start: begin, Step: i})
 	}
@@ -262,19 +268,85 @@ func (pl *planner) plan(ctx context.Context, set *flowdef.Set, def *flowdef.Flow
 func ownEntry(flow string) string { return "KISFLOW.in." + actors.Token(flow) }
 
 // begin is where a flow starts to read an input: as it was decided when it was new.
-func (at starts) begin(input string, info transport.Info, from string) uint64 {
-	created := info.Created.UnixNano()
+func (pl *planner) begin(ctx context.Context, at starts, input string, info transport.Info, from string) (uint64, error) {
 	if s, ok := at[input]; ok {
-		return s.Sequence
+		return s.Sequence, nil
 	}
-	s := start{Created: created}
-	if from == "now" {
+	s := start{Created: info.Created.UnixNano()}
+	where, err := flowdef.ParseStart(from)
+	if err != nil {
+		return 0, fmt.Errorf("from %s: %w", from, err)
+	}
+	if where.Ago > 0 {
+		where.At = time.Now().Add(-where.Ago)
+	}
+	switch {
+	case where.Now:
 		s.Sequence = info.Last
-	} else if info.First > 0 {
+	case !where.At.IsZero():
+		if s.Sequence, err = pl.before(ctx, info, where.At); err != nil {
+			return 0, fmt.Errorf("from %s: %w", from, err)
+		}
+	case info.First > 0:
 		s.Sequence = info.First - 1
 	}
 	at[input] = s
-	return s.Sequence
+	return s.Sequence, nil
+}
+
+// before finds the sequence of the last message that a stream stored before a time. Where messages were removed that
+// may be younger, it says since when there are some.
+func (pl *planner) before(ctx context.Context, info transport.Info, t time.Time) (uint64, error) {
+	low, high := max(info.First, 1), info.Last+1 // the first message at or after t is in [low, high]
+	for low < high {
+		mid := low + (high-low)/2
+		m, err := pl.next(ctx, info.Name, mid)
+		if err != nil {
+			return 0, err
+		}
+		if m.Sequence == 0 || !m.Time.Before(t) { // nothing is left behind mid, or it is young enough
+			high = mid
+			continue
+		}
+		low = m.Sequence + 1
+	}
+	if low == max(info.First, 1) && info.First > 1 && info.First <= info.Last {
+		m, err := pl.next(ctx, info.Name, info.First)
+		if err != nil {
+			return 0, err
+		}
+		return 0, fmt.Errorf("stream %s holds nothing from before %s; the earliest that can be asked for is that time",
+			info.Name, m.Time.UTC().Format(time.RFC3339))
+	}
+	return low - 1, nil
+}
+
+// next reads the first message at or behind a sequence; one without a sequence where there is none.
+func (pl *planner) next(ctx context.Context, stream string, from uint64) (transport.Message, error) {
+	r, err := pl.streams.Read(ctx, stream, transport.ReadOptions{From: from, HeadersOnly: true, Holes: true})
+	if err != nil {
+		return transport.Message{}, err
+	}
+	defer r.Close()
+	limit, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	ms, err := r.Next(limit, 1)
+	if len(ms) == 0 || err != nil {
+		if ctx.Err() == nil && (err == nil || errors.Is(err, context.DeadlineExceeded)) {
+			return transport.Message{}, nil
+		}
+		return transport.Message{}, err
+	}
+	return ms[0], nil
+}
+
+// timeOf is a flow's event time as the engine takes it.
+func timeOf(def *flowdef.Flow) actors.EventTime {
+	t := def.Time
+	if t == nil {
+		return actors.EventTime{}
+	}
+	return actors.EventTime{Field: t.Field.Value, Unit: t.Unit, Lateness: t.Lateness, Idle: t.Idle, Ahead: t.Ahead, Since: t.Since}
 }
 
 func (pl *planner) step(ctx context.Context, set *flowdef.Set, flow *flowdef.Flow, def *flowdef.Step) (actors.Step, error) {
@@ -284,6 +356,9 @@ func (pl *planner) step(ctx context.Context, set *flowdef.Set, flow *flowdef.Flo
 	}
 	s := actors.Step{Name: def.Name, Mode: kis.Mode(fn.Mode), Must: mustOf(fn), Params: mergedParams(fn, def),
 		RetryTimes: fn.Option.RetryTimes, RetryDelay: fn.Option.RetryDuration}
+	if fn.TTL != nil {
+		s.TTL, s.TTLByEvent = fn.TTL.After, fn.TTL.ByEvent
+	}
 	switch fn.OnError {
 	case "stop":
 		s.OnError = actors.StopPartition
@@ -332,6 +407,9 @@ func (pl *planner) function(set *flowdef.Set, fn *flowdef.Func) (kis.Function, e
 	if f := pl.functions[fn.Name]; f != nil {
 		return f, nil
 	}
+	if f, err := pl.body(fn); f != nil || err != nil {
+		return f, err
+	}
 	f, ms := functions.New(specOf(fn))
 	if len(ms) > 0 {
 		return nil, fmt.Errorf("function %s: %w", fn.Name, ms[0])
@@ -355,7 +433,11 @@ func (pl *planner) entry(ctx context.Context, e *flowdef.Entry, at starts) (acto
 	if info.Lossy != "" && !e.AllowLossy && !strings.HasPrefix(info.Description, madeByUs) {
 		return actors.Input{}, fmt.Errorf("stream %s may discard events that nobody has read (%s); change its limits or say allow_lossy: true", info.Name, info.Lossy)
 	}
-	in := actors.Input{Kind: actors.Entry, Name: info.Name, Stream: info.Name, Created: info.Created.UnixNano(), Start: at.begin(info.Name, info, e.From)}
+	begin, err := pl.begin(ctx, at, info.Name, info, e.From)
+	if err != nil {
+		return actors.Input{}, err
+	}
+	in := actors.Input{Kind: actors.Entry, Name: info.Name, Stream: info.Name, Created: info.Created.UnixNano(), Start: begin}
 	in.MayLose = e.AllowLossy || strings.HasPrefix(info.Description, madeByUs)
 	if len(info.Subjects) != 1 || info.Subjects[0] != subject {
 		in.Filter = []string{subject}

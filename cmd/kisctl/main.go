@@ -12,26 +12,33 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/kisflow/kisflow/node"
 )
 
 func main() {
+	node.Worker()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	program, _ := os.Executable() // without it scripts run in this process
+	code := (&app{in: os.Stdin, out: os.Stdout, errs: os.Stderr, program: program}).run(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
 }
 
 // run is the whole program; it returns the exit code.
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
-	a := &app{in: in, out: out, errs: errs}
+	return (&app{in: in, out: out, errs: errs}).run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	cmd := newRoot(a)
 	cmd.SetArgs(args)
-	cmd.SetIn(in)
-	cmd.SetOut(out)
-	cmd.SetErr(errs)
+	cmd.SetIn(a.in)
+	cmd.SetOut(a.out)
+	cmd.SetErr(a.errs)
 	err := cmd.ExecuteContext(ctx)
 	if err != nil {
-		printError(errs, err)
+		printError(a.errs, err)
 	}
 	return exitCode(err)
 }

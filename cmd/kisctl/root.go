@@ -21,6 +21,7 @@ import (
 type app struct {
 	in        io.Reader
 	out, errs io.Writer
+	program   string // of this process, for workers of scripts; "": they run in this process
 
 	server  string
 	output  string // table or json

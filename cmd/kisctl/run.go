@@ -96,6 +96,7 @@ func (r *runner) run(ctx context.Context, paths []string) error {
 		return out.WriteByte('\n')
 	}
 	r.m.Log = slog.New(slog.NewTextHandler(r.app.errs, &slog.HandlerOptions{Level: slog.LevelError}))
+	r.m.ScriptWorker = r.app.program
 	events, tooLong := 0, packed{}
 	r.m.Events = func(ctx context.Context, publish func([]byte) error) error {
 		ctx, stop := context.WithCancel(ctx)

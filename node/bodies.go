@@ -1,0 +1,71 @@
+package node
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/kisflow/kisflow/flowdef"
+	"github.com/kisflow/kisflow/functions"
+	"github.com/kisflow/kisflow/functions/script"
+	"github.com/kisflow/kisflow/kis"
+)
+
+// codeScript is the code of a mistake in a script.
+const codeScript = "KF4005"
+
+// Worker turns the process into a worker for scripts if its arguments ask for that, and does not return then. Main
+// calls it; a program that runs nodes or flows without Main calls it first of all, and names itself as the worker's
+// program (Options.ScriptWorker, InMemory.ScriptWorker).
+func Worker() {
+	if len(os.Args) != 2 || os.Args[1] != script.Command {
+		return
+	}
+	if err := script.Work(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "script worker: "+err.Error())
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// ownProgram is the path of this process's binary, "" if it is not known.
+func ownProgram() string {
+	path, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+// lintScript finds what is wrong with a function's script.
+func lintScript(def *flowdef.Func) flowdef.Mistakes {
+	var mistakes flowdef.Mistakes
+	for _, m := range script.Check(def.Script.File, def.Script.Source()) {
+		pos := def.Script.Code.Pos
+		if m.Offset >= 0 {
+			pos = def.Script.At(m.Offset)
+		}
+		mistakes = append(mistakes, flowdef.NewMistake(pos, codeScript, m.Message, m.Hint))
+	}
+	return mistakes
+}
+
+// body makes a function that is described in YAML, but not by expressions; nil if the definition has no such body.
+func (pl *planner) body(fn *flowdef.Func) (kis.Function, error) {
+	if fn.Script == nil {
+		return nil, nil
+	}
+	var subject func(*kis.Row) (string, error)
+	if fn.Expand != nil {
+		var err error
+		if subject, err = functions.Subject(fn.Expand.Subject.Value); err != nil {
+			return nil, fmt.Errorf("function %s: %w", fn.Name, err)
+		}
+	}
+	s := fn.Script
+	f, ms := script.New(script.Spec{Name: fn.Name, Mode: kis.Mode(fn.Mode), Must: mustOf(fn), File: s.File, Source: s.Source(),
+		Limits: script.Limits{Time: s.Timeout, Memory: s.Memory}, KeepsKey: s.KeepsKey, Subject: subject}, pl.scripts)
+	if len(ms) > 0 {
+		return nil, fmt.Errorf("function %s: script: %w", fn.Name, ms[0])
+	}
+	return f, nil
+}
