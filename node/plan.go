@@ -36,6 +36,7 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 	for _, m := range mistakes {
 		faulted[m.Pos.String()] = true
 	}
+	faulty := make(map[string]bool) // functions that are wrong whatever the rows
 	for _, name := range slices.Sorted(maps.Keys(set.Funcs)) {
 		def := set.Funcs[name]
 		if !known[name] && def.Script != nil {
@@ -46,6 +47,7 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 		}
 		_, ms := functions.New(specOf(def))
 		for _, m := range ms {
+			faulty[name] = true
 			t := textOf(def, m.Path)
 			pos := t.Pos
 			if m.Column > 0 {
@@ -57,6 +59,7 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 		}
 	}
 	mistakes = append(mistakes, lintConnectors(set, known, mustRun)...)
+	mistakes = append(mistakes, lintFields(set, known, faulty)...)
 	mistakes.Sort()
 	return mistakes
 }
