@@ -67,18 +67,24 @@ func (p *Partition) CountKeys(step string, limit int) (n int, err error) {
 	return n, err
 }
 
-// RemoveStep removes what a step has left here that no longer runs here: the states and timers of its keys. The rows
-// that wait at it become dead letters. Records hold it, some thousand keys each; cut short, it goes on where it was.
-// It returns how many keys lost their state.
+// RemoveStep removes what a step has left here that no longer runs here, or keeps no state any more: the states and timers
+// of its keys. The rows that wait at a step that is gone become dead letters. Records hold it, some thousand keys
+// each; cut short, it goes on where it was. It returns how many keys lost their state.
 func (p *Partition) RemoveStep(ctx context.Context, step string) (int, error) {
-	if i := p.stepNamed(step); i >= 0 && p.steps[i].here {
-		return 0, fmt.Errorf("partition %s: step %s still runs here", p.name, step)
+	i := p.stepNamed(step)
+	here := i >= 0 && p.steps[i].here
+	if here && p.steps[i].traits.Stateful {
+		return 0, fmt.Errorf("partition %s: step %s still keeps its state here", p.name, step)
 	}
-	return p.removeStep(ctx, step)
+	return p.removeStep(ctx, step, !here)
 }
 
-func (p *Partition) removeStep(ctx context.Context, step string) (removed int, err error) {
-	for _, kind := range []byte{stateKind, pendingKind, timerKind} {
+func (p *Partition) removeStep(ctx context.Context, step string, waiting bool) (removed int, err error) {
+	kinds := []byte{stateKind, timerKind}
+	if waiting {
+		kinds = append(kinds, pendingKind)
+	}
+	for _, kind := range kinds {
 		for more, from := true, []byte(nil); more; {
 			w := p.begin()
 			more = false
@@ -208,7 +214,7 @@ func (s *System) RemoveStep(ctx context.Context, f *Flow, step string, must []st
 			if err != nil {
 				return removed, err
 			}
-			n, err := p.removeStep(ctx, step)
+			n, err := p.removeStep(ctx, step, true)
 			if removed += n; err != nil {
 				return removed, fmt.Errorf("partition %s: %w", name, err)
 			}
@@ -243,8 +249,8 @@ func (s *System) takeOver(ctx context.Context, f *Flow, must []string, number in
 // Copy makes the partitions of another flow with the states, timers, waiting rows and places in the inputs that those of
 // a running one have, at one moment: the running flow finishes what has come in, and stands still meanwhile. The
 // other flow does not run yet, has the same steps, and nothing is left of a former one of its name. Dead letters
-// are not copied.
-func (s *System) Copy(ctx context.Context, from *Running, f *Flow) (keys int, took time.Duration, err error) {
+// are not copied. At that moment it calls at.
+func (s *System) Copy(ctx context.Context, from *Running, f *Flow, at func() error) (keys int, took time.Duration, err error) {
 	if s.Flow(f.Name) != nil {
 		return 0, 0, fmt.Errorf("flow %s runs already", f.Name)
 	}
@@ -253,6 +259,9 @@ func (s *System) Copy(ctx context.Context, from *Running, f *Flow) (keys int, to
 	}
 	start := s.clock.Now()
 	err = from.hold(ctx, func() error {
+		if err := at(); err != nil {
+			return err
+		}
 		for _, c := range from.all() {
 			to, err := s.takeOver(ctx, f, c.must, c.number)
 			if err != nil {

@@ -27,6 +27,8 @@ type program struct {
 	direct bool
 	pack   bool
 	park   bool // on_error: park_key
+	timed  bool // it has windows, or feeds those of another program
+	lates  bool // some events come later than the watermark allows
 }
 
 // instruction is one step of a program.
@@ -35,6 +37,7 @@ type instruction struct {
 	kind  string   // check, list, batch, split, send, save
 	must  []string // empty: no key
 	keeps bool     // declares that it keeps the key
+	size  int64    // of a window, ms
 }
 
 // simEvent is a row in the model's words.
@@ -50,6 +53,10 @@ type simEvent struct {
 	copies   int
 	pad      int
 
+	time    int64  // of the event, ms
+	high    int64  // the newest time of all messages before the event's, ms
+	members string // of a window
+
 	pass  int
 	chain string // rows with the same one stay in order
 	free  bool   // it may overtake or be overtaken
@@ -63,7 +70,7 @@ func (e *simEvent) json() string {
 			fmt.Fprintf(&b, `,%q:%d`, f, v)
 		}
 	}
-	fmt.Fprintf(&b, `,"amount":%d`, e.amount)
+	fmt.Fprintf(&b, `,"amount":%d,"t":%d`, e.amount, e.time)
 	if len(e.do) > 0 {
 		var do []string
 		for k, v := range e.do {
@@ -176,6 +183,8 @@ func (o *outside) function(flow string, in instruction) kis.Function {
 		e.Value.Set("n_"+in.name, kis.IntValue(int64(len(s.IDs))))
 	}
 	switch in.kind {
+	case "window":
+		return o.window(in)
 	case "check":
 		return kis.Stateless(in.kind, func(_ context.Context, e kis.Event[*kis.Row], out *kis.Output[*kis.Row]) error {
 			if done, err := o.action(in.name, e, out); done {
@@ -258,6 +267,9 @@ const (
 // flow makes the engine's flow of a program.
 func (p *program) flow(o *outside, revision uint64, inputs []Input) *Flow {
 	f := &Flow{Name: p.name, Revision: revision, Inputs: inputs}
+	if p.timed && p.load == "" {
+		f.Time = EventTime{Field: "t", Lateness: simLateness}
+	}
 	for _, in := range p.steps {
 		s := Step{Name: in.name, Function: o.function(p.name, in), Mode: kis.Calculate, Must: in.must,
 			RetryTimes: p.retry, RetryDelay: 700 * time.Millisecond}
@@ -313,7 +325,9 @@ func newPrograms(rng *rand.Rand) []*program {
 		}
 	}
 	all := []*program{first}
-	switch rng.IntN(6) {
+	switch rng.IntN(9) {
+	case 6, 7, 8:
+		all = timedPrograms(rng, retry)
 	case 0: // verify, keyed totals, expand: one stage
 		first.steps = []instruction{{name: "verify", kind: "check", keeps: true}, {name: "totals", kind: "list", must: musts[0], keeps: true}, {name: "expand", kind: "send"}}
 	case 1: // two keys
@@ -353,6 +367,7 @@ func (p *program) note() {
 func newEvent(rng *rand.Rand, ps []*program, id int, now time.Time, mischief float64) *simEvent {
 	e := &simEvent{id: strconv.Itoa(id), fields: map[string]int64{}, amount: 1 + rng.Int64N(9), do: map[string]string{},
 		split: 1 + rng.IntN(3), copies: 1, until: now.Add(time.Duration(rng.IntN(8000)) * time.Millisecond).UnixNano()}
+	e.time = now.UnixMilli()
 	e.fields["user"] = rng.Int64N(1 + rng.Int64N(simUsers))
 	e.fields["item"] = rng.Int64N(simItems)
 	if rng.IntN(10) == 0 {
@@ -371,6 +386,12 @@ func newEvent(rng *rand.Rand, ps []*program, id int, now time.Time, mischief flo
 			i := rng.IntN(len(p.steps))
 			in := p.steps[i]
 			acts := []string{"dead", "drop", "panic", "notyet"}
+			if p.timed { // rows that wait come too late for their windows, and when that is nobody can say
+				if e.do[in.name] = acts[rng.IntN(3)]; in.kind == "save" {
+					e.do[in.name] = "drop"
+				}
+				return e
+			}
 			if p.retry == simNever {
 				acts = append(acts, "never", "never")
 			} else {
@@ -399,6 +420,10 @@ type model struct {
 	programs []*program
 	check    *checker.Checker
 	sums     map[string]int64 // of every list
+	windows  map[string]*openWindow
+	high     int64 // the newest time of the messages before the one in hand, ms
+	next     int64 // and with it
+	message  uint64
 }
 
 func keyName(must []string, fields map[string]int64) (string, bool) {
@@ -421,6 +446,11 @@ func listName(flow, step, key string) string { return "list " + flow + " " + ste
 // enter walks an event through the program that reads the entry.
 func (m *model) enter(e *simEvent) {
 	p := m.programs[0]
+	if e.sequence != m.message {
+		m.message, m.high = e.sequence, m.next
+	}
+	m.next = max(m.next, e.time)
+	e.high = m.high
 	x := *e
 	x.chain = "entry"
 	if !p.direct {
@@ -490,6 +520,9 @@ func (m *model) walk(p *program, i int, e simEvent) {
 			continue
 		}
 		switch in.kind {
+		case "window":
+			m.window(p, i, &e)
+			return
 		case "list", "batch":
 			name := listName(p.name, in.name, key)
 			m.check.Want(name, memberOf(e.id, e.pass), e.chains()...)
@@ -510,6 +543,10 @@ func (m *model) walk(p *program, i int, e simEvent) {
 			for k := range e.copies {
 				x := e
 				x.chain += " by " + in.name
+				if e.members != "" {
+					m.check.Want("windows "+p.name, memberOf(e.id, e.pass)+": "+e.members)
+					continue
+				}
 				if p.pack { // messages of many rows: only rows on one subject are in order
 					x.chain += fmt.Sprint(" on ", e.fields["user"])
 				}
@@ -548,7 +585,7 @@ func (e *simEvent) chains() []string {
 
 // classOf finds the class of a dead letter's reason.
 func classOf(reason string) string {
-	for _, c := range [][2]string{{"bad luck", "dead"}, {"panic: boom", "panic"}, {fmt.Sprintf("after %d retries: busy", simNever), "never"}, {"busy", "busy"},
+	for _, c := range [][2]string{{"too late", "late"}, {"bad luck", "dead"}, {"panic: boom", "panic"}, {fmt.Sprintf("after %d retries: busy", simNever), "never"}, {"busy", "busy"},
 		{"not yet", "notyet"}, {`jump to "no such step"`, "nowhere"}, {"jumped backwards", "loop"}, {"missing", "no key"}} {
 		if strings.Contains(reason, c[0]) {
 			return c[1]

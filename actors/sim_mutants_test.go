@@ -88,6 +88,24 @@ var mutants = []mutant{
 	{name: "a retried dead letter stays in the record", record: func(r *proto.Record) {
 		without(r, func(k, v []byte) bool { return k[0] == deadKind && len(v) == 0 })
 	}},
+	{name: "the list of timers is not in the record", record: func(r *proto.Record) {
+		without(r, func(k, v []byte) bool { return k[0] == timerKind && len(v) > 0 })
+	}},
+	{name: "timers are not in the values", record: func(r *proto.Record) {
+		for i, k := range r.Keys {
+			var v proto.Value
+			if k[0] == stateKind && len(r.Values[i]) > 0 && proto.ParseValue(r.Values[i], &v) == nil && len(v.Timers) > 0 {
+				v.Timers = nil
+				r.Values[i] = proto.AppendValue(nil, &v)
+			}
+		}
+	}},
+	{name: "watermarks are not in the record", record: func(r *proto.Record) {
+		r.Watermarks = nil
+		for _, p := range r.Positions {
+			p.High = 0
+		}
+	}},
 	{name: "stored outputs are not looked for", read: isOut},
 	{name: "hand-offs are sent again, and who sent what is not in the record", publish: isHandOff,
 		lastOn: func(stream, _ string) bool { return isHandOff(stream) },

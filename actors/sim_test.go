@@ -79,7 +79,7 @@ func TestSimulation(t *testing.T) {
 		"crash before store install", "crash before put_object", "doubt after append", "doubt after publish", "doubt before append", "doubt before publish",
 		"late append", "late publish", "late write", "refused append", "refused publish", "refused put_object", "refused get_object", "refused next", "store refused",
 		"installs lost", "store cleared", "store corrupt", "snapshot", "snapshot damaged", "hand-offs cut", "fenced", "zombie", "stolen in the middle",
-		"retried letters", "dropped parked rows", "revised", "queue full"} {
+		"retried letters", "dropped parked rows", "revised", "queue full", "timed", "told the time"} {
 		if !has(total, k) {
 			t.Errorf("it never came to: %s", k)
 		}

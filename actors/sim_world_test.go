@@ -43,6 +43,7 @@ type world struct {
 	nodes    []*simNode
 	model    model
 	events   int // published so far
+	high     int64
 	count    map[string]int
 	mutant   *mutant // nil: none
 	slept    int     // how often in a row
@@ -120,7 +121,7 @@ func newWorld(seed uint64, mutant *mutant, log func(string, ...any)) *world {
 	w.streams = memory.New(memory.Options{Now: w.Now, Faults: w, NonBlocking: true, MaxMessage: w.plan.maxMessage})
 	w.objects = memory.NewObjects(memory.Options{Faults: w})
 	w.programs = newPrograms(rng)
-	w.model = model{programs: w.programs, check: new(checker.Checker), sums: make(map[string]int64)}
+	w.model = model{programs: w.programs, check: new(checker.Checker), sums: make(map[string]int64), windows: make(map[string]*openWindow)}
 	w.say("plan %+v", w.plan)
 	for _, p := range w.programs {
 		w.say("program %s: %+v", p.name, *p)
@@ -502,6 +503,18 @@ func (w *world) publish() {
 		}
 		w.events++
 		e := newEvent(w.rng, w.programs, w.events, w.now, w.plan.mischief)
+		if p := w.programs[0]; p.timed {
+			late := simLateness.Milliseconds()
+			if p.lates && w.rng.IntN(4) == 0 {
+				late *= 4
+			}
+			w.high = max(w.high, w.now.UnixMilli())
+			e.time = w.high - w.rng.Int64N(late)
+			if w.rng.IntN(3) == 0 {
+				e.time = w.high
+			}
+			w.high += w.rng.Int64N(600)
+		}
 		if e.index = index; n > 1 {
 			e.pad /= 3 // all of them are one message
 		}
@@ -571,6 +584,8 @@ func (w *world) step() {
 		if w.programs[p].load != "" {
 			w.cutHandOffs(p, 0)
 		}
+	case k < 98+1 && w.programs[0].timed && w.rng.IntN(2) == 0:
+		w.tellTime(n)
 	case k < 99:
 		if w.streams.DeliverLate() {
 			w.say("a late write arrives")
@@ -707,7 +722,7 @@ func (w *world) settle() {
 					if !s.opened {
 						continue
 					}
-					if s.p.unwritten || slices.ContainsFunc(s.p.pending.order, func(q *pendingQueue) bool { return q.rows[0].due != parked }) {
+					if s.p.unwritten || s.p.owes() || slices.ContainsFunc(s.p.pending.order, func(q *pendingQueue) bool { return q.rows[0].due != parked }) {
 						moved = true
 					}
 					w.closed(s, "tick", w.guard(n, s, func() error { return s.p.Tick(context.Background()) }))
@@ -774,12 +789,18 @@ func (w *world) finish() {
 func (w *world) run() error {
 	for steps := 0; w.err == nil && (w.events < w.plan.events || steps < 4*w.plan.events); steps++ {
 		w.step()
-		if steps == 2*w.plan.events && w.rng.IntN(3) == 0 {
+		if steps == 2*w.plan.events && !w.programs[0].timed && w.rng.IntN(3) == 0 {
 			w.revise()
 		}
 	}
 	w.quiet = true
 	w.finish()
+	if w.programs[0].timed && w.err == nil {
+		w.count["timed"]++
+		w.end()
+		w.settle()
+		w.model.close()
+	}
 	if w.err != nil {
 		return w.err
 	}
@@ -854,6 +875,15 @@ func (w *world) verify() error {
 		for i := range f.Steps {
 			s := &f.Steps[i]
 			if len(s.Must) == 0 || stageName(s.Must) != p.stage || !s.Function.Traits().Stateful {
+				continue
+			}
+			if s.Function.Name() == "window" {
+				if err := p.States(s.Name, nil, func(k KeyState, _ []byte) bool {
+					wrong("%s: the window of %s is still open: %s", pl.name, k.Key, k.State)
+					return true
+				}); err != nil {
+					wrong("%s: states of %s: %v", pl.name, s.Name, err)
+				}
 				continue
 			}
 			err := p.States(s.Name, nil, func(k KeyState, _ []byte) bool {
@@ -936,6 +966,10 @@ func (w *world) verify() error {
 						continue
 					}
 					member := memberOf(text(row, "id"), int(number(row, "pass")))
+					if ids := text(row, "members"); ids != "" {
+						check.Got("windows "+p.name, member+": "+ids)
+						continue
+					}
 					check.Got("out "+p.name, fmt.Sprintf("%s by %s copy %d", member, text(row, "by"), number(row, "copy")))
 					if want := fmt.Sprintf("out.%s.%d", p.name, number(row, "user")); m.Subject != want {
 						wrong("output %d of %s is on %s, want %s", m.Sequence, p.name, m.Subject, want)
