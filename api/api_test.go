@@ -189,6 +189,7 @@ func TestClient(t *testing.T) {
 		"Flows":      func(b api.Backend) (any, error) { return b.Flows(ctx, api.Page{Limit: 1, After: "1"}) },
 		"Functions":  func(b api.Backend) (any, error) { return b.Functions(ctx, api.Page{Limit: 100}) },
 		"Connectors": func(b api.Backend) (any, error) { return b.Connectors(ctx, api.Page{Limit: 100}) },
+		"Graph":      func(b api.Backend) (any, error) { return b.Graph(ctx) },
 		"Flow":       func(b api.Backend) (any, error) { return b.Flow(ctx, "用户订单") },
 		"Flow none":  func(b api.Backend) (any, error) { return b.Flow(ctx, "a/b c?d#%") },
 		"Flow dots":  func(b api.Backend) (any, error) { return b.Flow(ctx, "..") },

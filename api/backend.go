@@ -1,6 +1,10 @@
 package api
 
-import "context"
+import (
+	"context"
+
+	"github.com/kisflow/kisflow/flowdef"
+)
 
 // Backend is the node behind the API. Package node implements it; tests use one in memory.
 //
@@ -19,6 +23,9 @@ type Backend interface {
 	Connectors(ctx context.Context, page Page) (List[Connector], error)
 	// Flow describes a flow, or ErrNotFound.
 	Flow(ctx context.Context, name string) (Flow, error)
+
+	// Graph is the net of all flows: what comes in, the steps, what they hand to each other and send.
+	Graph(ctx context.Context) (flowdef.Graph, error)
 
 	// Plan tells what Apply of the same files would do, and what is wrong with them: mistakes are in the
 	// plan, not in the error. It changes nothing.

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/kisflow/kisflow/flowdef"
 )
 
 // Client is a Backend somewhere else, reached through its Server. Its errors are the server's: errors.Is
@@ -204,6 +206,11 @@ func (c *Client) Connectors(ctx context.Context, page Page) (List[Connector], er
 // Flow implements Backend.
 func (c *Client) Flow(ctx context.Context, name string) (Flow, error) {
 	return get[Flow](ctx, c, path("flows", name), nil)
+}
+
+// Graph implements Backend.
+func (c *Client) Graph(ctx context.Context) (flowdef.Graph, error) {
+	return get[flowdef.Graph](ctx, c, path("graph"), nil)
 }
 
 // Plan implements Backend.

@@ -63,6 +63,9 @@ func Routes() []Route {
 		{Method: "GET", Path: "/api/v1/flows/{flow}", Permission: PermitRead, Timeout: quick,
 			Answer: "Flow", Doc: "a flow in full",
 			handle: func(ctx context.Context, b Backend, r *request) (any, error) { return b.Flow(ctx, r.PathValue("flow")) }},
+		{Method: "GET", Path: "/api/v1/graph", Permission: PermitRead, Timeout: quick,
+			Answer: `{"nodes":[GraphNode],"edges":[GraphEdge]}`, Doc: "the net of all flows",
+			handle: func(ctx context.Context, b Backend, _ *request) (any, error) { return b.Graph(ctx) }},
 
 		{Method: "POST", Path: "/api/v1/plan", Permission: PermitRead, Timeout: quick,
 			Body: `{"files":[File]}`, Answer: "Plan", Doc: "what an apply would change, and the mistakes; changes nothing",

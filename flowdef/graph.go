@@ -69,7 +69,7 @@ const (
 // Save of these writes where it likes.
 func (s *Set) Graph(goFunctions map[string]bool) Graph {
 	s.Resolve()
-	g := &grapher{set: s, nodes: map[string]int{}}
+	g := &grapher{Graph: Graph{Nodes: []GraphNode{}, Edges: []GraphEdge{}}, set: s, nodes: map[string]int{}}
 	for _, flow := range s.Flows {
 		most := 0
 		if flow.Loop != nil {

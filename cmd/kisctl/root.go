@@ -57,7 +57,7 @@ func newRoot(a *app) *cobra.Command {
 		return usagef("%v; see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		newLint(a), newApply(a), newGet(a), newDescribe(a),
+		newLint(a), newGraph(a), newApply(a), newGet(a), newDescribe(a),
 		newSetFlow(a, api.ActionPause), newSetFlow(a, api.ActionResume), newSetFlow(a, api.ActionDelete),
 		newPublish(a), newTail(a), newRun(a), newState(a), newDeadLetters(a), newLag(a), newStatus(a), newDoctor(a), newVersion(a),
 	)
