@@ -104,7 +104,7 @@ func TestAuthorize(t *testing.T) {
 	}})
 	for _, r := range api.Routes() {
 		asked = ""
-		path := strings.NewReplacer("{flow}", "OrderTotals", "{step}", "totals", "{id}", "x").Replace(r.Path)
+		path := strings.NewReplacer("{flow}", "OrderTotals", "{step}", "totals", "{id}", "x", "{revision}", "1").Replace(r.Path)
 		status, _, body := request(t, r.Method, url+path, "{}", "Content-Type", "application/json")
 		if status != http.StatusForbidden || asked != r.Permission || !strings.Contains(body, `"code":"forbidden","message":"you may not"`) {
 			t.Errorf("%s %s: %d, asked for %q: %s", r.Method, path, status, asked, body)
@@ -138,6 +138,19 @@ func TestShapes(t *testing.T) {
 		{"POST", "plan", `{"files":[{"name":"a.yaml","text":"flow_name: A\nmistake: 1\n"}]}`},
 		{"POST", "apply", `{"files":[{"name":"a.yaml","text":"flow_name: A\nmistake: 1\n"}]}`},
 		{"POST", "apply", `{"files":[{"name":"a.yaml","text":"flow_name: A\n"}]}`},
+		{"POST", "apply", `{"files":[{"name":"a.yaml","text":"flow_name: A\n# drop totals\n"}]}`},
+		{"POST", "plan", `{"files":[{"name":"a.yaml","text":"flow_name: A\n# drop totals\n"}]}`},
+		{"POST", "apply", `{"files":[{"name":"a.yaml","text":"flow_name: A\n# drop totals\n"}],"drop_state":["A/totals"],"by":"ada","note":"try"}`},
+		{"GET", "flows/OrderTotals/revisions?limit=2", ""},
+		{"GET", "flows/OrderTotals/revisions/0", ""},
+		{"GET", "flows/OrderTotals/revisions/9", ""},
+		{"GET", "flows/OrderTotals/revisions/x", ""},
+		{"POST", "shadow", `{"files":[{"name":"b.yaml","text":"flow_name: A\n# new\n"}],"by":"ada"}`},
+		{"POST", "shadow", `{"files":[{"name":"b.yaml","text":"flow_name: A\n# new\n"}]}`},
+		{"GET", "flows/A/shadow", ""},
+		{"GET", "flows/A/shadow/diff?limit=1", ""},
+		{"POST", "flows/A/shadow/promote", `{"by":"ada"}`},
+		{"POST", "flows/A/shadow/discard", ""},
 		{"POST", "flows/A/pause", ""},
 		{"POST", "flows/A/resume", ""},
 		{"DELETE", "flows/A", ""},
@@ -216,10 +229,12 @@ func TestClient(t *testing.T) {
 			return b.Plan(ctx, []api.File{{Name: "a", Text: "flow_name: A\nmistake"}})
 		},
 		"Apply invalid": func(b api.Backend) (any, error) {
-			return b.Apply(ctx, []api.File{{Name: "a", Text: "flow_name: A\nmistake"}}, "")
+			return b.Apply(ctx, []api.File{{Name: "a", Text: "flow_name: A\nmistake"}}, api.Approval{})
 		},
-		"Apply stale": func(b api.Backend) (any, error) { return b.Apply(ctx, []api.File{{Name: "a", Text: "x"}}, "old") },
-		"SetFlow":     func(b api.Backend) (any, error) { return b.SetFlow(ctx, "用户订单", api.ActionResume) },
+		"Apply stale": func(b api.Backend) (any, error) {
+			return b.Apply(ctx, []api.File{{Name: "a", Text: "x"}}, api.Approval{Plan: "old"})
+		},
+		"SetFlow": func(b api.Backend) (any, error) { return b.SetFlow(ctx, "用户订单", api.ActionResume) },
 		"SetFlow none": func(b api.Backend) (any, error) {
 			return b.SetFlow(ctx, "nobody", api.ActionDelete)
 		},

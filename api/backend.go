@@ -30,11 +30,27 @@ type Backend interface {
 	// Plan tells what Apply of the same files would do, and what is wrong with them: mistakes are in the
 	// plan, not in the error. It changes nothing.
 	Plan(ctx context.Context, files []File) (Plan, error)
-	// Apply adds and changes the definitions that the files hold; what they do not name stays. planID is
-	// the ID of the Plan that the user saw: when the definitions have changed since, nothing is done and
-	// the error is ErrConflict. An empty planID applies whatever is defined now. Files with a mistake
-	// change nothing: ErrInvalid, with the mistakes (Invalid makes that error). It returns when the changes are durable.
-	Apply(ctx context.Context, files []File, planID string) (Plan, error)
+	// Apply adds and changes the definitions that the files hold; what they do not name stays. When the
+	// definitions have changed since the plan that ok names, or the change drops the state of a step that ok does not
+	// name, nothing is done and the error is ErrConflict. Files with a mistake change nothing: ErrInvalid, with the
+	// mistakes (Invalid makes that error). It returns when the changes are durable.
+	Apply(ctx context.Context, files []File, ok Approval) (Plan, error)
+	// Revisions lists the revisions of a flow that are kept, the newest first. Revision returns one in full, the
+	// one that runs for 0, or ErrNotFound.
+	Revisions(ctx context.Context, flow string, page Page) (List[RevisionSummary], error)
+	Revision(ctx context.Context, flow string, revision uint64) (Revision, error)
+	// StartShadow runs the one flow that the files change beside itself, as they define it: with a copy of its state, on
+	// the same events, its outputs kept apart. Files that change no flow or several are ErrInvalid; a flow that does not run,
+	// or has a shadow already, is ErrConflict.
+	StartShadow(ctx context.Context, files []File, ok Approval) (Plan, error)
+	// Shadow tells of a flow's shadow, or ErrNotFound; ShadowDiff compares the two, with at most so many examples
+	// of each kind.
+	Shadow(ctx context.Context, flow string) (Shadow, error)
+	ShadowDiff(ctx context.Context, flow string, examples int) (ShadowDiff, error)
+	// PromoteShadow applies the shadow's definitions to the flow, as Apply does: the flow goes on with its own state. The
+	// shadow ends. DiscardShadow ends it without that.
+	PromoteShadow(ctx context.Context, flow string, ok Approval) (Plan, error)
+	DiscardShadow(ctx context.Context, flow string) (Shadow, error)
 	// SetFlow does an action to a flow and returns the flow as it is then, for ActionDelete as it was last.
 	// An action that changes nothing (to pause a paused flow) is no error.
 	SetFlow(ctx context.Context, name string, action Action) (FlowSummary, error)

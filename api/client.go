@@ -219,8 +219,43 @@ func (c *Client) Plan(ctx context.Context, files []File) (Plan, error) {
 }
 
 // Apply implements Backend.
-func (c *Client) Apply(ctx context.Context, files []File, planID string) (Plan, error) {
-	return post[Plan](ctx, c, path("apply"), definitions{Files: files, Plan: planID})
+func (c *Client) Apply(ctx context.Context, files []File, ok Approval) (Plan, error) {
+	return post[Plan](ctx, c, path("apply"), definitions{Files: files, Approval: ok})
+}
+
+// Revisions implements Backend.
+func (c *Client) Revisions(ctx context.Context, flow string, page Page) (List[RevisionSummary], error) {
+	return get[List[RevisionSummary]](ctx, c, path("flows", flow, "revisions"), page.query())
+}
+
+// Revision implements Backend.
+func (c *Client) Revision(ctx context.Context, flow string, revision uint64) (Revision, error) {
+	return get[Revision](ctx, c, path("flows", flow, "revisions", strconv.FormatUint(revision, 10)), nil)
+}
+
+// StartShadow implements Backend.
+func (c *Client) StartShadow(ctx context.Context, files []File, ok Approval) (Plan, error) {
+	return post[Plan](ctx, c, path("shadow"), definitions{Files: files, Approval: ok})
+}
+
+// Shadow implements Backend.
+func (c *Client) Shadow(ctx context.Context, flow string) (Shadow, error) {
+	return get[Shadow](ctx, c, path("flows", flow, "shadow"), nil)
+}
+
+// ShadowDiff implements Backend.
+func (c *Client) ShadowDiff(ctx context.Context, flow string, examples int) (ShadowDiff, error) {
+	return get[ShadowDiff](ctx, c, path("flows", flow, "shadow", "diff"), Page{Limit: examples}.query())
+}
+
+// PromoteShadow implements Backend.
+func (c *Client) PromoteShadow(ctx context.Context, flow string, ok Approval) (Plan, error) {
+	return post[Plan](ctx, c, path("flows", flow, "shadow", "promote"), ok)
+}
+
+// DiscardShadow implements Backend.
+func (c *Client) DiscardShadow(ctx context.Context, flow string) (Shadow, error) {
+	return post[Shadow](ctx, c, path("flows", flow, "shadow", "discard"), nil)
 }
 
 // SetFlow implements Backend.

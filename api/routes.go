@@ -77,13 +77,61 @@ func Routes() []Route {
 				return b.Plan(ctx, in.Files)
 			}},
 		{Method: "POST", Path: "/api/v1/apply", Permission: PermitDefine, Timeout: slow,
-			Body: `{"files":[File],"plan":ID}`, Answer: "Plan", Doc: "add and change definitions; with a plan's id only if nothing has changed since",
+			Body: `{"files":[File],"plan":ID,"drop_state":["FLOW/STEP"],"by":WHO,"note":TEXT}`, Answer: "Plan",
+			Doc: "add and change definitions; with a plan's id only if nothing has changed since; a state that is dropped must be named",
 			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
 				var in definitions
 				if err := r.decode(&in); err != nil {
 					return nil, err
 				}
-				return b.Apply(ctx, in.Files, in.Plan)
+				return b.Apply(ctx, in.Files, in.Approval)
+			}},
+		{Method: "GET", Path: "/api/v1/flows/{flow}/revisions", Permission: PermitRead, Query: pageQuery, Timeout: quick,
+			Answer: "List of RevisionSummary", Doc: "the revisions of a flow that are kept, the newest first",
+			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
+				return b.Revisions(ctx, r.PathValue("flow"), r.page)
+			}},
+		{Method: "GET", Path: "/api/v1/flows/{flow}/revisions/{revision}", Permission: PermitRead, Timeout: quick,
+			Answer: "Revision", Doc: "a revision in full; 0 is the one that runs",
+			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
+				n, err := strconv.ParseUint(r.PathValue("revision"), 10, 64)
+				if err != nil {
+					return nil, Errorf(ErrInvalid, "revision %q is no number", r.PathValue("revision"))
+				}
+				return b.Revision(ctx, r.PathValue("flow"), n)
+			}},
+		{Method: "POST", Path: "/api/v1/shadow", Permission: PermitDefine, Timeout: slow,
+			Body: `{"files":[File],"plan":ID,"by":WHO,"note":TEXT}`, Answer: "Plan", Doc: "run a changed flow beside itself, its outputs kept apart",
+			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
+				var in definitions
+				if err := r.decode(&in); err != nil {
+					return nil, err
+				}
+				return b.StartShadow(ctx, in.Files, in.Approval)
+			}},
+		{Method: "GET", Path: "/api/v1/flows/{flow}/shadow", Permission: PermitRead, Timeout: quick,
+			Answer: "Shadow", Doc: "the shadow of a flow",
+			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
+				return b.Shadow(ctx, r.PathValue("flow"))
+			}},
+		{Method: "GET", Path: "/api/v1/flows/{flow}/shadow/diff", Permission: PermitRead, Query: []string{"limit"}, Timeout: time.Minute,
+			Answer: "ShadowDiff", Doc: "where a shadow's states and outputs differ from the flow's, with at most limit examples of each kind",
+			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
+				return b.ShadowDiff(ctx, r.PathValue("flow"), r.page.Limit)
+			}},
+		{Method: "POST", Path: "/api/v1/flows/{flow}/shadow/promote", Permission: PermitDefine, Timeout: slow,
+			Body: "Approval", Answer: "Plan", Doc: "apply a shadow's definitions to its flow, and end the shadow",
+			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
+				var in Approval
+				if err := r.decode(&in); err != nil {
+					return nil, err
+				}
+				return b.PromoteShadow(ctx, r.PathValue("flow"), in)
+			}},
+		{Method: "POST", Path: "/api/v1/flows/{flow}/shadow/discard", Permission: PermitDefine, Timeout: slow,
+			Answer: "Shadow", Doc: "end a shadow and remove all that it kept",
+			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
+				return b.DiscardShadow(ctx, r.PathValue("flow"))
 			}},
 		{Method: "POST", Path: "/api/v1/flows/{flow}/pause", Permission: PermitOperate, Timeout: slow,
 			Answer: "FlowSummary", Doc: "pause a flow", handle: setFlow(ActionPause)},
@@ -164,7 +212,7 @@ func Routes() []Route {
 
 type definitions struct {
 	Files []File `json:"files"`
-	Plan  string `json:"plan,omitempty"`
+	Approval
 }
 
 type idList struct {

@@ -208,9 +208,11 @@ type File struct {
 
 // Plan is what an Apply does.
 type Plan struct {
-	ID       string    `json:"id"`       // of the files and what is defined now
-	Changes  []Change  `json:"changes"`  // without what stays as it is
-	Mistakes []Mistake `json:"mistakes"` // and warnings; with an error among them Apply refuses
+	ID       string     `json:"id"`       // of the files and what is defined now
+	Changes  []Change   `json:"changes"`  // without what stays as it is
+	Flows    []FlowPlan `json:"flows"`    // what that does to flows
+	Mistakes []Mistake  `json:"mistakes"` // and warnings; with an error among them Apply refuses
+	Notes    []string   `json:"notes"`    // what else to know, as that the node's own files say something else
 	// Revision is the node's after Apply; in a Plan the one that it would be.
 	Revision uint64 `json:"revision"`
 }

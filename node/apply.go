@@ -14,13 +14,13 @@ import (
 )
 
 // Plan implements api.Backend.
-func (n *Node) Plan(_ context.Context, files []api.File) (api.Plan, error) {
-	p, _ := n.planOf(files)
+func (n *Node) Plan(ctx context.Context, files []api.File) (api.Plan, error) {
+	p, _ := n.planOf(ctx, files)
 	return p, nil
 }
 
 // planOf compares files with what is defined.
-func (n *Node) planOf(files []api.File) (api.Plan, *flowdef.Set) {
+func (n *Node) planOf(ctx context.Context, files []api.File) (api.Plan, *flowdef.Set) {
 	over := new(flowdef.Set)
 	var mistakes flowdef.Mistakes
 	h := sha256.New()
@@ -30,10 +30,6 @@ func (n *Node) planOf(files []api.File) (api.Plan, *flowdef.Set) {
 	}
 	n.mu.Lock()
 	base, sequence := n.set, n.catalog.sequence
-	revisions := make(map[string]uint64)
-	for name, e := range n.catalog.Flows {
-		revisions[name] = e.Revision
-	}
 	n.mu.Unlock()
 	target := base.Overlay(over)
 	named := make(map[string]bool)
@@ -47,13 +43,17 @@ func (n *Node) planOf(files []api.File) (api.Plan, *flowdef.Set) {
 	}
 	mistakes.Sort()
 	fmt.Fprintf(h, "@%d", sequence)
-	p := api.Plan{ID: hex.EncodeToString(h.Sum(nil)[:8]), Mistakes: api.FromMistakes(mistakes), Changes: []api.Change{}, Revision: sequence + 1}
-	for _, c := range flowdef.Diff(base, target) {
-		change := api.Change{Kind: c.Kind, Name: c.Name, Action: c.Change, Diff: strings.Join(c.Lines, "\n"), Notes: []string{}}
-		if c.Kind == "flow" {
-			change.Notes = notes(base, target, c.Name, revisions[c.Name])
+	p := api.Plan{ID: hex.EncodeToString(h.Sum(nil)[:8]), Mistakes: api.FromMistakes(mistakes), Changes: []api.Change{}, Flows: []api.FlowPlan{},
+		Revision: sequence + 1}
+	diff := flowdef.Diff(base, target)
+	for _, c := range diff {
+		p.Changes = append(p.Changes, api.Change{Kind: c.Kind, Name: c.Name, Action: c.Change, Diff: strings.Join(c.Lines, "\n"), Notes: []string{}})
+	}
+	if len(mistakes.Errors()) == 0 { // else it would not be what is meant
+		for _, name := range affected(target, diff) {
+			p.Flows = append(p.Flows, n.flowPlan(ctx, target, name))
 		}
-		p.Changes = append(p.Changes, change)
+		p.Notes = n.filesSayElse(target, diff)
 	}
 	return p, target
 }
@@ -91,61 +91,34 @@ func (n *Node) takeBack(ctx context.Context, before, target *flowdef.Set, flows 
 	return n.catalog.save(ctx, n.streams)
 }
 
-// notes says what a change does to a flow's state.
-func notes(base, target *flowdef.Set, name string, revision uint64) []string {
-	from, to := flowNamed(base, name), flowNamed(target, name)
-	out := []string{}
-	if to != nil && !to.Enabled {
-		out = append(out, "the flow is disabled (status: 0): it does not run")
-	}
-	if from == nil || to == nil {
-		return out
-	}
-	out = append(out, fmt.Sprintf("revision %d becomes %d at one place of the input", revision, revision+1))
-	after := make(map[string]string)
-	for _, s := range to.Steps {
-		if fn := target.Funcs[s.Function.Value]; fn != nil {
-			after[s.Name] = strings.Join(mustOf(fn), ",")
-		}
-	}
-	for _, s := range from.Steps {
-		fn := base.Funcs[s.Function.Value]
-		if fn == nil || fn.Calculate == nil {
-			continue
-		}
-		key, there := after[s.Name]
-		switch {
-		case !there:
-			out = append(out, fmt.Sprintf("step %s goes: its state stays in the store, unused, until a step of that name and key is back", s.Name))
-		case key != strings.Join(mustOf(fn), ","):
-			out = append(out, fmt.Sprintf("step %s gets another key: it begins without state", s.Name))
-		default:
-			out = append(out, fmt.Sprintf("step %s keeps its state", s.Name))
-		}
-	}
-	return out
-}
-
 // Apply implements api.Backend.
-func (n *Node) Apply(ctx context.Context, files []api.File, planID string) (api.Plan, error) {
+func (n *Node) Apply(ctx context.Context, files []api.File, ok api.Approval) (api.Plan, error) {
 	n.change.Lock()
 	defer n.change.Unlock()
-	p, target := n.planOf(files)
+	return n.applyFiles(ctx, files, ok, "")
+}
+
+// applyFiles applies files. The caller holds n.change; promoted is the flow whose shadow ends by it, or "".
+func (n *Node) applyFiles(ctx context.Context, files []api.File, ok api.Approval, promoted string) (api.Plan, error) {
+	p, target := n.planOf(ctx, files)
 	for _, m := range p.Mistakes {
 		if m.Severity != api.SeverityWarning {
 			return p, api.Invalid(p.Mistakes)
 		}
 	}
-	if planID != "" && planID != p.ID {
+	if ok.Plan != "" && ok.Plan != p.ID {
 		return p, api.Errorf(api.ErrConflict, "the definitions have changed since the plan was made; look at the new one and apply again")
 	}
 	if len(p.Changes) == 0 {
 		return p, nil
 	}
+	if err := n.allowed(p.Flows, ok, promoted); err != nil {
+		return p, err
+	}
 	n.mu.Lock()
 	before := n.set
 	n.mu.Unlock()
-	if err := n.apply(ctx, target); err != nil {
+	if err := n.apply(ctx, target, ok); err != nil {
 		var failed *flowError
 		if errors.As(err, &failed) {
 			err = errors.Join(err, n.takeBack(ctx, before, target, failed.flows))

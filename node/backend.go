@@ -58,6 +58,7 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 			s.Stopped++
 		}
 	}
+	s.Problems = append(s.Problems, n.warnings...)
 	n.mu.Unlock()
 	slices.Sort(s.Problems)
 	s.Ready = n.notReady() == ""
@@ -75,6 +76,9 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 			for _, p := range parts {
 				s.StateKeys += uint64(max(0, p.StateKeys))
 			}
+		}
+		if isShadow(r.Name()) {
+			continue // its flow is what counts
 		}
 		f, err := n.summary(ctx, r.Name())
 		if err != nil { // NATS is away, say: the rest of the status is worth having
@@ -431,7 +435,7 @@ func (n *Node) Lag(ctx context.Context, flow string, page api.Page) (api.List[ap
 		}
 	}
 	for _, r := range n.system.Running() {
-		if flow != "" && r.Name() != flow {
+		if flow != "" && r.Name() != flow || isShadow(r.Name()) {
 			continue
 		}
 		ls, err := n.flowLag(ctx, r)

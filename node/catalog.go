@@ -26,6 +26,8 @@ type catalog struct {
 	Format      int                   `json:"format"` // 1
 	Definitions []document            `json:"definitions"`
 	Flows       map[string]*flowEntry `json:"flows"`
+	// Shadows are the revisions that run beside those that count, by flow.
+	Shadows map[string]*shadowEntry `json:"shadows,omitempty"`
 
 	sequence uint64
 }
@@ -44,7 +46,10 @@ type flowEntry struct {
 	UpdatedAt time.Time  `json:"updated_at"`
 	Paused    bool       `json:"paused,omitempty"`
 	Starts    starts     `json:"starts"`
-	Documents []document `json:"documents"` // the definitions of the revision that runs: its own, its functions', their connectors'
+	Documents []document `json:"documents"`    // the definitions of the revision that runs: its own, its functions', their connectors'
+	By        string     `json:"by,omitempty"` // who applied it
+	Note      string     `json:"note,omitempty"`
+	Removing  []removal  `json:"removing,omitempty"` // what this revision has made of no use, and is still there
 }
 
 // loadCatalog reads the newest catalog, an empty one if there is none.

@@ -42,8 +42,10 @@ func (n *Node) startFlows(ctx context.Context, files *flowdef.Set) error {
 		}
 		n.log.Info("flow runs", "flow", name, "revision", e.Revision, "recovered_in", time.Since(begin).Round(time.Millisecond).String())
 	}
+	target = n.keepStates(ctx, target)
+	defer n.startShadows(ctx)
 	// A flow that cannot run, for want of a connector say, is a problem of its own: the others run.
-	err := n.apply(ctx, target)
+	err := n.apply(ctx, target, api.Approval{By: "kisnode", Note: "--flows"})
 	var failed *flowError
 	if errors.As(err, &failed) && ctx.Err() == nil {
 		return nil
@@ -80,7 +82,7 @@ func (n *Node) startEntry(ctx context.Context, name string, e *flowEntry) error 
 	if err != nil {
 		return err
 	}
-	return n.start(ctx, f)
+	return n.startEntryFlow(ctx, f, e)
 }
 
 // start starts a flow and says how its recovery goes while it takes time.
@@ -110,7 +112,7 @@ func (n *Node) start(ctx context.Context, f *actors.Flow) error {
 // apply makes a set of definitions the node's: it starts flows that are new, switches those whose definitions
 // have changed, stops those that are disabled, and writes the catalog at each flow's exact place. The caller
 // holds n.change and has linted the set.
-func (n *Node) apply(ctx context.Context, target *flowdef.Set) error {
+func (n *Node) apply(ctx context.Context, target *flowdef.Set, ok api.Approval) error {
 	n.mu.Lock()
 	n.set = target
 	n.catalog.Definitions = documentsOf(target)
@@ -123,7 +125,7 @@ func (n *Node) apply(ctx context.Context, target *flowdef.Set) error {
 	var errs []error
 	var failed []string
 	for _, def := range target.Flows {
-		if err := n.applyFlow(ctx, target, def, save); err != nil {
+		if err := n.applyFlow(ctx, target, def, ok, save); err != nil {
 			n.problem(def.Name, err)
 			errs, failed = append(errs, fmt.Errorf("flow %s: %w", def.Name, err)), append(failed, def.Name)
 		}
@@ -140,7 +142,7 @@ func (n *Node) apply(ctx context.Context, target *flowdef.Set) error {
 	return nil
 }
 
-func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.Flow, save func() error) error {
+func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.Flow, ok api.Approval, save func() error) error {
 	docs := documentsFor(target, def)
 	n.mu.Lock()
 	e := n.catalog.Flows[def.Name]
@@ -150,13 +152,27 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 		return nil
 	}
 	next := &flowEntry{Revision: 1, UpdatedAt: time.Now().UTC(), Starts: make(starts), Documents: docs}
+	next.By, next.Note = ok.By, ok.Note
 	if e != nil {
-		next.Revision, next.Paused, next.Starts = e.Revision, e.Paused, maps.Clone(e.Starts)
+		if len(e.Removing) > 0 && running != nil { // a step that comes back begins without what it has left
+			if err := n.finishRemovals(ctx, def.Name, e, running); err != nil {
+				return err
+			}
+		}
+		next.Revision, next.Paused, next.Starts, next.Removing = e.Revision, e.Paused, maps.Clone(e.Starts), slices.Clone(e.Removing)
 		if fingerprint(e.Documents) != fingerprint(docs) {
 			next.Revision++
+			next.Removing = append(next.Removing, n.removals(e, target, def.Name)...)
+		} else {
+			next.By, next.Note, next.UpdatedAt = e.By, e.Note, e.UpdatedAt
 		}
 	}
 	put := func() error {
+		if e == nil || next.Revision != e.Revision {
+			if err := n.keepRevision(ctx, def.Name, next); err != nil {
+				return err
+			}
+		}
 		n.mu.Lock()
 		n.catalog.Flows[def.Name] = next
 		n.mu.Unlock()
@@ -186,7 +202,7 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 		if err := put(); err != nil {
 			return err
 		}
-		if err := n.start(ctx, f); err != nil {
+		if err := n.startEntryFlow(ctx, f, next); err != nil {
 			return err
 		}
 		n.log.Info("flow runs", "flow", def.Name, "revision", next.Revision)
@@ -196,6 +212,9 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 		return err
 	}
 	n.log.Info("flow changed", "flow", def.Name, "revision", next.Revision)
+	if err := n.finishRemovals(ctx, def.Name, next, running); err != nil {
+		n.log.Warn("what is of no use any more is still there; it is removed before the flow starts the next time", "flow", def.Name, "error", err)
+	}
 	return nil
 }
 
@@ -216,6 +235,9 @@ func (n *Node) setFlow(ctx context.Context, name string, action api.Action) erro
 		if err := n.catalog.save(ctx, n.streams); err != nil {
 			return err
 		}
+		if err := n.pauseShadow(ctx, name); err != nil {
+			return err
+		}
 		if running != nil {
 			return running.Stop(ctx)
 		}
@@ -228,9 +250,17 @@ func (n *Node) setFlow(ctx context.Context, name string, action api.Action) erro
 			}
 		}
 		if running != nil {
+			if shadow := n.system.Flow(shadowName(name)); shadow != nil {
+				if err := shadow.Reopen(ctx, true); err != nil {
+					return err
+				}
+			}
 			return running.Reopen(ctx, true)
 		}
-		return n.startEntry(ctx, name, e)
+		if err := n.startEntry(ctx, name, e); err != nil {
+			return err
+		}
+		return n.resumeShadow(ctx, name)
 	case api.ActionResumeBeginning, api.ActionResumeNow:
 		if running == nil || e.Paused {
 			return api.Errorf(api.ErrConflict, "flow %s does not run; resume it first, then say where to read its input", name)
@@ -250,7 +280,14 @@ func (n *Node) deleteFlow(ctx context.Context, name string, running *actors.Runn
 			return err
 		}
 	}
+	if err := n.endShadow(ctx, name); err != nil {
+		return err
+	}
 	n.mu.Lock()
+	revision := uint64(0)
+	if e := n.catalog.Flows[name]; e != nil {
+		revision = e.Revision
+	}
 	delete(n.catalog.Flows, name)
 	delete(n.problems, name)
 	n.set.Flows = slices.DeleteFunc(slices.Clone(n.set.Flows), func(f *flowdef.Flow) bool { return f.Name == name })
@@ -259,6 +296,11 @@ func (n *Node) deleteFlow(ctx context.Context, name string, running *actors.Runn
 	if err := n.catalog.save(ctx, n.streams); err != nil {
 		return err
 	}
+	return errors.Join(n.dropRevisions(ctx, name, revision), n.dropFlow(ctx, name))
+}
+
+// dropFlow removes what a flow that does not run has kept: its state, its dead letters, its logs.
+func (n *Node) dropFlow(ctx context.Context, name string) error {
 	partitions, err := n.db.Partitions()
 	if err != nil {
 		return err

@@ -33,6 +33,7 @@ type Backend struct {
 	states    []api.StateEntry
 	letters   []api.DeadLetter
 	published []api.Publication
+	shadows   map[string]*api.Shadow
 }
 
 var _ api.Backend = (*Backend)(nil)
@@ -268,10 +269,13 @@ func (b *Backend) plan(files []api.File) api.Plan {
 	p := api.Plan{Revision: b.revision}
 	for _, f := range files {
 		fmt.Fprintln(h, f.Name, f.Text)
-		name := ""
+		name, drops := "", []string(nil)
 		for i, line := range strings.Split(f.Text, "\n") {
 			if v, ok := strings.CutPrefix(line, "flow_name: "); ok {
 				name = v
+			}
+			if v, ok := strings.CutPrefix(line, "# drop "); ok {
+				drops = append(drops, v)
 			}
 			if column := strings.Index(line, "mistake"); column >= 0 {
 				p.Mistakes = append(p.Mistakes, api.Mistake{File: f.Name, Line: i + 1, Column: column + 1, Severity: api.SeverityError,
@@ -279,6 +283,16 @@ func (b *Backend) plan(files []api.File) api.Plan {
 			}
 		}
 		old, known := b.files["flow/"+name]
+		if name != "" && old != f.Text {
+			fp := api.FlowPlan{Flow: name, Action: "added", To: 1}
+			if was := b.flows[name]; was != nil {
+				fp.Action, fp.From, fp.To = "changed", was.Revision, was.Revision+1
+			}
+			for i, d := range drops {
+				fp.Steps = append(fp.Steps, api.StepPlan{Step: d, Function: "UserTotals", Action: "removed", From: i + 1, State: api.StateIsDropped, Keys: 3})
+			}
+			p.Flows = append(p.Flows, fp)
+		}
 		switch {
 		case name == "" || known && old == f.Text:
 			continue
@@ -307,18 +321,30 @@ func (b *Backend) Plan(ctx context.Context, files []api.File) (api.Plan, error) 
 }
 
 // Apply implements api.Backend.
-func (b *Backend) Apply(ctx context.Context, files []api.File, planID string) (api.Plan, error) {
+func (b *Backend) Apply(ctx context.Context, files []api.File, ok api.Approval) (api.Plan, error) {
 	unlock, err := b.begin(ctx, "Apply")
 	if err != nil {
 		return api.Plan{}, err
 	}
 	defer unlock()
+	return b.apply(files, ok)
+}
+
+// apply asks for the word where a definition has a line with "drop NAME".
+func (b *Backend) apply(files []api.File, ok api.Approval) (api.Plan, error) {
 	p := b.plan(files)
 	if len(p.Mistakes) > 0 {
 		return api.Plan{}, api.Invalid(p.Mistakes)
 	}
-	if planID != "" && planID != p.ID {
+	if ok.Plan != "" && ok.Plan != p.ID {
 		return api.Plan{}, api.Errorf(api.ErrConflict, "the definitions have changed since the diff was made; look at it again")
+	}
+	for _, f := range p.Flows {
+		for _, s := range f.Steps {
+			if name := api.DropName(f.Flow, s.Step); s.State == api.StateIsDropped && !slices.Contains(ok.DropState, name) {
+				return api.Plan{}, api.Errorf(api.ErrConflict, "the change drops the state of step %q of flow %q; name it to say that it may", s.Step, f.Flow)
+			}
+		}
 	}
 	b.revision = p.Revision
 	for _, f := range files {
@@ -326,11 +352,19 @@ func (b *Backend) Apply(ctx context.Context, files []api.File, planID string) (a
 			if strings.Contains(f.Text, "flow_name: "+c.Name+"\n") {
 				b.files["flow/"+c.Name] = f.Text
 				b.flows[c.Name] = &api.Flow{File: f.Name, Source: f.Text, FlowSummary: api.FlowSummary{
-					Name: c.Name, State: api.StateRunning, Revision: p.Revision, UpdatedAt: Start}}
+					Name: c.Name, State: api.StateRunning, Revision: b.next(c.Name), UpdatedAt: Start}}
 			}
 		}
 	}
 	return p, nil
+}
+
+// next is the revision of a flow after a change.
+func (b *Backend) next(flow string) uint64 {
+	if f := b.flows[flow]; f != nil {
+		return f.Revision + 1
+	}
+	return 1
 }
 
 // SetFlow implements api.Backend.

@@ -1,18 +1,22 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kisflow/kisflow/api"
 	"github.com/kisflow/kisflow/flowdef"
@@ -23,37 +27,74 @@ const applyTimeout = 5 * time.Minute
 
 func newApply(a *app) *cobra.Command {
 	var (
-		paths       []string
-		yes, dryRun bool
+		paths  []string
+		shadow bool
+		c      change
 	)
 	cmd := &cobra.Command{
 		Use:   "apply -f PATH",
 		Short: "Add and change definitions on the node, after showing the difference",
 		Long: `apply sends definition files to the node, shows what they would change and asks before it is done. A folder is
 read with all below it (.yml, .yaml). Definitions that the files do not name stay as they are. Without a yes
-nothing changes; neither with a mistake in any of the files.`,
-		Example: "  kisctl apply -f flows/\n  kisctl apply -f orders.yaml --yes",
+nothing changes; neither with a mistake in any of the files. A step that is removed, renamed or keyed by other fields
+loses its state for good: each such step has to be named, by --drop-state or when it is asked for.
+
+Revisions name who applied them: the user and the machine, or what the variable KISFLOW_USER says.
+
+With --shadow the flow that the files change goes on as it is, and runs as they define it beside itself, on the same
+events and with a copy of its state; what that one sends is kept apart. See kisctl shadow.`,
+		Example: "  kisctl apply -f flows/\n  kisctl apply -f orders.yaml --yes\n  kisctl apply -f orders.yaml --yes --drop-state totals\n  kisctl apply -f orders.yaml --shadow",
 		Args:    exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(paths) == 0 {
 				return usagef("which definitions? name a file or folder with -f PATH")
 			}
-			files, err := a.readFiles(paths)
-			if err != nil {
+			var err error
+			if c.files, err = a.readFiles(paths); err != nil {
 				return err
 			}
-			return a.apply(cmd.Context(), files, yes, dryRun)
+			if shadow {
+				c.keeps, c.verb, c.done = true, "start a shadow with", "started a shadow with"
+				c.send = func(ctx context.Context, client *api.Client, ok api.Approval) (api.Plan, error) {
+					return client.StartShadow(ctx, c.files, ok)
+				}
+			}
+			return a.change(cmd.Context(), c)
 		},
 	}
 	f := cmd.Flags()
 	f.StringArrayVarP(&paths, "file", "f", nil, "definition file or folder at `PATH`, or - for standard input; may stand more than once")
-	f.BoolVarP(&yes, "yes", "y", false, "do not ask")
-	f.BoolVar(&dryRun, "dry-run", false, "only show the difference")
+	f.BoolVar(&shadow, "shadow", false, "run the changed flow beside itself, without effect")
+	c.add(f)
 	return cmd
 }
 
-func (a *app) apply(ctx context.Context, files []api.File, yes, dryRun bool) error {
-	plan, err := ask(ctx, a, func(ctx context.Context, c *api.Client) (api.Plan, error) { return c.Plan(ctx, files) })
+// change is a change of definitions that a person may be asked about.
+type change struct {
+	files       []api.File
+	yes, dryRun bool
+	drop        []string // steps whose state may be dropped: STEP or FLOW/STEP
+	keeps       bool     // it touches no state
+	note        string
+	from        map[string]uint64 // revisions of flows that it was made for
+	verb, done  string            // "apply", "applied"
+	same        string            // said where there is nothing to change
+	send        func(context.Context, *api.Client, api.Approval) (api.Plan, error)
+}
+
+func (c *change) add(f *pflag.FlagSet) {
+	f.BoolVarP(&c.yes, "yes", "y", false, "do not ask")
+	f.BoolVar(&c.dryRun, "dry-run", false, "only show the difference")
+	c.addDrop(f)
+}
+
+func (c *change) addDrop(f *pflag.FlagSet) {
+	f.StringArrayVar(&c.drop, "drop-state", nil, "the state of `STEP` (or FLOW/STEP) may be dropped; may stand more than once")
+}
+
+// change shows what a change would do, asks, and does it.
+func (a *app) change(ctx context.Context, c change) error {
+	plan, err := ask(ctx, a, func(ctx context.Context, client *api.Client) (api.Plan, error) { return client.Plan(ctx, c.files) })
 	if err != nil {
 		return err
 	}
@@ -63,9 +104,16 @@ func (a *app) apply(ctx context.Context, files []api.File, yes, dryRun bool) err
 			faults++
 		}
 	}
-	ready := faults == 0 && len(plan.Changes) > 0 && !dryRun
+	if faults == 0 {
+		for _, f := range plan.Flows {
+			if from, of := c.from[f.Flow]; of && f.From != from {
+				return fmt.Errorf("flow %s was changed meanwhile: it is at revision %d, not %d any more; nothing was changed", clean(f.Flow), f.From, from)
+			}
+		}
+	}
+	ready := faults == 0 && len(plan.Changes) > 0 && !c.dryRun
 	if !a.json() {
-		a.printPlan(plan, faults)
+		a.printPlan(plan, faults, cmp.Or(c.same, "nothing to change"))
 	} else if !ready {
 		if err := a.printJSON(plan); err != nil {
 			return err
@@ -77,8 +125,14 @@ func (a *app) apply(ctx context.Context, files []api.File, yes, dryRun bool) err
 	if !ready {
 		return nil
 	}
-	if !yes {
-		if err := a.confirm(fmt.Sprintf("apply %s?", count(len(plan.Changes), "change"))); err != nil {
+	ok := api.Approval{Plan: plan.ID, By: whoami(), Note: c.note}
+	if !c.keeps {
+		if ok.DropState, err = a.mayDrop(plan, c); err != nil {
+			return err
+		}
+	}
+	if !c.yes {
+		if err := a.confirm(fmt.Sprintf("%s %s?", cmp.Or(c.verb, "apply"), count(len(plan.Changes), "change"))); err != nil {
 			return err
 		}
 	}
@@ -87,20 +141,103 @@ func (a *app) apply(ctx context.Context, files []api.File, yes, dryRun bool) err
 		longer.timeout += applyTimeout
 		a = &longer
 	}
-	done, err := ask(ctx, a, func(ctx context.Context, c *api.Client) (api.Plan, error) { return c.Apply(ctx, files, plan.ID) })
+	done, err := ask(ctx, a, func(ctx context.Context, client *api.Client) (api.Plan, error) {
+		if c.send != nil {
+			return c.send(ctx, client, ok)
+		}
+		return client.Apply(ctx, c.files, ok)
+	})
 	if err != nil {
 		return err
 	}
 	if a.json() {
 		return a.printJSON(done)
 	}
-	_, err = fmt.Fprintf(a.out, "applied %s: revision %d\n", count(len(done.Changes), "change"), done.Revision)
+	now := fmt.Sprintf("revision %d of the definitions", done.Revision)
+	switch len(done.Flows) {
+	case 0:
+	case 1:
+		now = fmt.Sprintf("flow %s, revision %d", clean(done.Flows[0].Flow), done.Flows[0].To)
+	default:
+		now = count(len(done.Flows), "flow")
+	}
+	_, err = fmt.Fprintf(a.out, "%s %s: %s\n", cmp.Or(c.done, "applied"), count(len(done.Changes), "change"), now)
 	return err
+}
+
+// mayDrop names the steps whose state a plan drops, when a person has said for each that it may.
+func (a *app) mayDrop(p api.Plan, c change) ([]string, error) {
+	var names []string
+	for _, f := range p.Flows {
+		for _, s := range f.Steps {
+			if s.State != api.StateIsDropped {
+				continue
+			}
+			name := api.DropName(f.Flow, s.Step)
+			switch {
+			case slices.Contains(c.drop, s.Step) || slices.Contains(c.drop, name):
+			case c.yes:
+				return nil, fmt.Errorf("the change drops the state of step %s of flow %s%s for good: say --drop-state %s, or keep the step's name and key; nothing was changed",
+					clean(s.Step), clean(f.Flow), ofKeys(s.Keys), shellQuote(s.Step))
+			default:
+				fmt.Fprintf(a.errs, "the state of step %s of flow %s%s will be dropped for good; type the step's name if it may: ", clean(s.Step), clean(f.Flow), ofKeys(s.Keys))
+				if line := a.line(); line != s.Step {
+					return nil, fmt.Errorf("not done: that is not the step's name")
+				}
+			}
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+func ofKeys(n int) string {
+	switch {
+	case n == 0:
+		return ""
+	case n >= api.MaxCounted:
+		return fmt.Sprintf(" (%d keys or more)", n)
+	}
+	return " (" + count(n, "key") + ")"
+}
+
+// line reads a line of standard input, and nothing behind it.
+func (a *app) line() string {
+	var line []byte
+	b := make([]byte, 1)
+	for {
+		n, err := a.in.Read(b)
+		if n > 0 && b[0] != '\n' {
+			line = append(line, b[0])
+		}
+		if n > 0 && b[0] == '\n' || err != nil {
+			break
+		}
+	}
+	if !isTerminal(a.in) {
+		fmt.Fprintln(a.errs) // nobody typed the line break
+	}
+	return strings.TrimSpace(string(line))
+}
+
+// whoami is how revisions name who applied them: what the variable says, or the user and the machine.
+func whoami() string {
+	if name := os.Getenv(envUser); name != "" {
+		return name
+	}
+	name := os.Getenv("USER")
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	return name
 }
 
 // printPlan prints mistakes and differences. What a definition's text holds is shown as text, not obeyed by the
 // terminal.
-func (a *app) printPlan(p api.Plan, faults int) {
+func (a *app) printPlan(p api.Plan, faults int, same string) {
 	for i, m := range p.Mistakes {
 		if i > 0 {
 			fmt.Fprintln(a.out)
@@ -111,7 +248,7 @@ func (a *app) printPlan(p api.Plan, faults int) {
 		return // the changes would not be those that are meant
 	}
 	if len(p.Changes) == 0 {
-		fmt.Fprintln(a.out, "nothing to change")
+		fmt.Fprintln(a.out, same)
 		return
 	}
 	for _, c := range p.Changes {
@@ -123,6 +260,75 @@ func (a *app) printPlan(p api.Plan, faults int) {
 			fmt.Fprintf(a.out, "  note: %s\n", clean(note))
 		}
 	}
+	for _, f := range p.Flows {
+		a.printFlowPlan(f)
+	}
+	for _, note := range p.Notes {
+		fmt.Fprintf(a.out, "note: %s\n", clean(note))
+	}
+}
+
+// printFlowPlan prints what a change does to a flow and its steps.
+func (a *app) printFlowPlan(f api.FlowPlan) {
+	fmt.Fprintf(a.out, "plan of flow %s: %s, ", clean(f.Flow), f.Action)
+	if f.From == 0 {
+		fmt.Fprintf(a.out, "revision %d\n", f.To)
+	} else {
+		fmt.Fprintf(a.out, "revision %d becomes %d\n", f.From, f.To)
+	}
+	for _, s := range f.Settings {
+		fmt.Fprintf(a.out, "  ~ %s\n", clean(s))
+	}
+	wide := 0
+	for _, s := range f.Steps {
+		wide = max(wide, width(stepHead(s)))
+	}
+	for _, s := range f.Steps {
+		sign := map[string]string{"added": "+", "removed": "-", "changed": "~", "moved": ">"}[s.Action]
+		fmt.Fprintln(a.out, strings.TrimRight("  "+padRight(cmp.Or(sign, " "), 1)+" "+padRight(stepHead(s), wide)+"  "+stepFate(s), " "))
+		for _, c := range s.Changes {
+			fmt.Fprintf(a.out, "        %s\n", clean(c))
+		}
+	}
+	for _, note := range f.Notes {
+		fmt.Fprintf(a.out, "  note: %s\n", clean(note))
+	}
+}
+
+// stepHead is a step with its place.
+func stepHead(s api.StepPlan) string {
+	at := number(s.To)
+	switch {
+	case s.To == 0:
+		at = "was " + number(s.From)
+	case s.From != 0 && s.From != s.To:
+		at += ", was " + number(s.From)
+	}
+	return clean(s.Step) + " (" + at + ")"
+}
+
+// stepFate says what happens to a step and its state.
+func stepFate(s api.StepPlan) string {
+	out := s.Action
+	switch s.State {
+	case api.StateIsNew:
+		out += "; begins without state"
+	case api.StateIsKept:
+		out += "; its state is kept"
+	case api.StateIsMigrated:
+		out += "; its state" + ofKeys(s.Keys) + " is migrated key by key"
+	case api.StateIsDropped:
+		out += "; its state" + ofKeys(s.Keys) + " IS DROPPED"
+	}
+	for _, part := range []struct {
+		what   string
+		fields []string
+	}{{"new", s.StateAdded}, {"gone", s.StateRemoved}, {"computed otherwise", s.StateChanged}} {
+		if len(part.fields) > 0 && s.State != api.StateIsDropped {
+			out += "; " + part.what + ": " + clean(strings.Join(part.fields, ", "))
+		}
+	}
+	return out
 }
 
 // cleanLines is clean for a text of several lines.

@@ -31,6 +31,7 @@ type app struct {
 const (
 	envServer = "KISFLOW_SERVER"
 	envNATS   = "KISFLOW_NATS"
+	envUser   = "KISFLOW_USER"
 )
 
 func newRoot(a *app) *cobra.Command {
@@ -58,6 +59,7 @@ func newRoot(a *app) *cobra.Command {
 	})
 	root.AddCommand(
 		newLint(a), newGraph(a), newApply(a), newGet(a), newDescribe(a),
+		newFlow(a), newRollback(a), newShadow(a),
 		newSetFlow(a, api.ActionPause), newSetFlow(a, api.ActionResume), newSetFlow(a, api.ActionDelete),
 		newPublish(a), newTail(a), newRun(a), newState(a), newDeadLetters(a), newLag(a), newStatus(a), newDoctor(a), newVersion(a),
 	)

@@ -1,0 +1,254 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/kisflow/kisflow/actors"
+	"github.com/kisflow/kisflow/api"
+	"github.com/kisflow/kisflow/flowdef"
+)
+
+// removal is what a step has left that is no longer part of its flow, or has another key: it is removed when the
+// revision without it is in force, or before the flow starts the next time.
+type removal struct {
+	Step string   `json:"step"`
+	Must []string `json:"must,omitempty"` // the key that it had
+}
+
+// affected are the flows whose meaning a change of definitions may touch: those that change themselves, and those
+// that use a function or a connector that does.
+func affected(target *flowdef.Set, changes []flowdef.Change) []string {
+	changed := make(map[string]bool)
+	for _, c := range changes {
+		changed[c.Kind+" "+c.Name] = true
+	}
+	var names []string
+	for _, f := range target.Flows {
+		touched := changed["flow "+f.Name] || slices.ContainsFunc(f.Steps, func(s flowdef.Step) bool {
+			fn := target.Funcs[s.Function.Value]
+			return fn != nil && (changed["func "+fn.Name] || changed["conn "+fn.Option.Conn.Value])
+		})
+		if touched {
+			names = append(names, f.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// flowPlan tells what a set of definitions does to a flow.
+func (n *Node) flowPlan(ctx context.Context, target *flowdef.Set, name string) api.FlowPlan {
+	n.mu.Lock()
+	e := n.catalog.Flows[name]
+	n.mu.Unlock()
+	base := definitionsOf(e)
+	from, to := flowNamed(base, name), flowNamed(target, name)
+	c := flowdef.CompareFlows(base, target, name)
+	p := api.FlowPlan{Flow: name, Action: "added", To: 1, Settings: c.Settings, Steps: []api.StepPlan{}, Notes: []string{}}
+	if e != nil {
+		p.From, p.To, p.Action = e.Revision, e.Revision+1, "changed"
+		switch {
+		case from != nil && from.Enabled && !to.Enabled:
+			p.Action = "disabled"
+		case from != nil && !from.Enabled && to.Enabled:
+			p.Action = "enabled"
+		}
+	}
+	running := n.system.Flow(name)
+	waiting := false
+	for _, s := range c.Steps {
+		sp := api.StepPlan{Step: s.Name, Function: s.Function, Action: string(s.Action), From: s.From, To: s.To, Changes: s.Changes,
+			StateAdded: s.StateAdded, StateRemoved: s.StateRemoved, StateChanged: s.StateChanged}
+		had := s.From > 0 && n.stateful(base, from.Steps[s.From-1].Function.Value)
+		has := s.To > 0 && n.stateful(target, s.Function)
+		switch {
+		case had && (s.Action == flowdef.StepRemoved || s.Rekeyed || !has):
+			sp.State = api.StateIsDropped
+			if s.Rekeyed {
+				sp.Changes = append(sp.Changes, fmt.Sprintf("another key (%s): the step begins without state", keyText(s.MustAfter)))
+			}
+		case had && s.Migrates:
+			sp.State = api.StateIsMigrated
+		case had:
+			sp.State = api.StateIsKept
+		case has:
+			sp.State = api.StateIsNew
+		}
+		if running != nil && (sp.State == api.StateIsDropped || sp.State == api.StateIsMigrated) {
+			if k, err := running.CountKeys(ctx, s.Name, api.MaxCounted); err == nil {
+				sp.Keys = k
+			}
+		}
+		waiting = waiting || s.Action == flowdef.StepRemoved || s.Rekeyed
+		p.Steps = append(p.Steps, sp)
+	}
+	if e != nil && running != nil && to.Enabled {
+		p.Notes = append(p.Notes, fmt.Sprintf("revision %d becomes %d at one place of the input", p.From, p.To))
+	}
+	if !to.Enabled {
+		p.Notes = append(p.Notes, "the flow is disabled (status: 0): it does not run")
+	}
+	if e != nil && e.Paused && to.Enabled {
+		p.Notes = append(p.Notes, "the flow is paused: the change is in force when it is resumed")
+	}
+	if waiting && e != nil {
+		p.Notes = append(p.Notes, "rows that wait at a step that goes become dead letters; dead letters stay")
+	}
+	return p
+}
+
+func keyText(must []string) string {
+	if len(must) == 0 {
+		return "none"
+	}
+	return strings.Join(must, ", ")
+}
+
+// stateful tells whether a function keeps state.
+func (n *Node) stateful(set *flowdef.Set, function string) bool {
+	fn := set.Funcs[function]
+	if fn == nil || !hasBody(fn) && n.planner.functions[fn.Name] == nil {
+		return false
+	}
+	f, err := n.planner.function(set, fn)
+	return err == nil && f.Traits().Stateful
+}
+
+// dropped are the names of the steps whose state a plan drops.
+func dropped(flows []api.FlowPlan) (names []string) {
+	for _, f := range flows {
+		for _, s := range f.Steps {
+			if s.State == api.StateIsDropped {
+				names = append(names, api.DropName(f.Flow, s.Step))
+			}
+		}
+	}
+	return names
+}
+
+// allowed refuses a plan that drops states which the approval does not name, and one of flows that have shadows.
+func (n *Node) allowed(flows []api.FlowPlan, ok api.Approval, promoted string) error {
+	for _, f := range flows {
+		if f.Flow != promoted && n.shadowEntry(f.Flow) != nil {
+			return api.Errorf(api.ErrConflict, "flow %s has a shadow; promote or discard it first", f.Flow)
+		}
+	}
+	var unsaid []string
+	for _, name := range dropped(flows) {
+		if !slices.Contains(ok.DropState, name) {
+			unsaid = append(unsaid, name)
+		}
+	}
+	if len(unsaid) > 0 {
+		return api.Errorf(api.ErrConflict, "the change drops the state of %s for good; name what may be dropped (drop_state), or keep the step's name and key", strings.Join(unsaid, ", "))
+	}
+	return nil
+}
+
+// removals are the steps of a flow's entry that other definitions of it have no more, or have with another key or
+// without state.
+func (n *Node) removals(e *flowEntry, target *flowdef.Set, name string) []removal {
+	if e == nil {
+		return nil
+	}
+	var all []removal
+	base := definitionsOf(e)
+	from := flowNamed(base, name)
+	for _, s := range flowdef.CompareFlows(base, target, name).Steps {
+		if s.From == 0 {
+			continue
+		}
+		lost := s.To > 0 && n.stateful(base, from.Steps[s.From-1].Function.Value) && !n.stateful(target, s.Function)
+		if s.Action == flowdef.StepRemoved || s.Rekeyed || lost {
+			all = append(all, removal{s.Name, s.MustBefore})
+		}
+	}
+	return all
+}
+
+// finishRemovals removes what the entry's list says, with the flow running; then the list is empty. What fails is
+// tried again before the flow starts the next time.
+func (n *Node) finishRemovals(ctx context.Context, name string, e *flowEntry, running *actors.Running) error {
+	for _, r := range e.Removing {
+		keys, err := running.RemoveStep(ctx, r.Step, r.Must)
+		if err != nil {
+			return fmt.Errorf("flow %s: remove what step %s has left: %w", name, r.Step, err)
+		}
+		n.log.Info("a step is gone", "flow", name, "step", r.Step, "keys", keys)
+	}
+	return n.removed(ctx, e)
+}
+
+// removed writes that nothing is left to remove.
+func (n *Node) removed(ctx context.Context, e *flowEntry) error {
+	if len(e.Removing) == 0 {
+		return nil
+	}
+	n.mu.Lock()
+	e.Removing = nil
+	n.mu.Unlock()
+	return n.catalog.save(ctx, n.streams)
+}
+
+// startEntryFlow starts a flow of the catalog: what is to be removed goes first.
+func (n *Node) startEntryFlow(ctx context.Context, f *actors.Flow, e *flowEntry) error {
+	for _, r := range e.Removing {
+		keys, err := n.system.RemoveStep(ctx, f, r.Step, r.Must)
+		if err != nil {
+			return fmt.Errorf("remove what step %s has left: %w", r.Step, err)
+		}
+		n.log.Info("a step is gone", "flow", f.Name, "step", r.Step, "keys", keys)
+	}
+	if err := n.removed(ctx, e); err != nil {
+		return err
+	}
+	return n.start(ctx, f)
+}
+
+// filesSayElse tells which of the definitions of a change the node's own files say otherwise: those win when the node
+// starts the next time.
+func (n *Node) filesSayElse(target *flowdef.Set, changes []flowdef.Change) []string {
+	if len(n.opt.Flows) == 0 {
+		return []string{}
+	}
+	files, _ := flowdef.Load(n.opt.Flows...)
+	own := make(map[string]document)
+	for _, d := range documentsOf(files) {
+		own[d.Kind+" "+d.Name] = d
+	}
+	texts := make(map[string]string)
+	for _, d := range target.Definitions() {
+		texts[d.Kind+" "+d.Name] = d.Text
+	}
+	notes := []string{}
+	for _, c := range changes {
+		d, there := own[c.Kind+" "+c.Name]
+		if there && strings.TrimSpace(d.Text) != strings.TrimSpace(texts[c.Kind+" "+c.Name]) {
+			notes = append(notes, fmt.Sprintf("%s %s stands otherwise in %s, which the node reads at each start, and then that is what counts: change it there, too", c.Kind, c.Name, d.File))
+		}
+	}
+	return notes
+}
+
+// keepStates takes out of a set, which nobody has said a word to, the flows that it would take states from: they go on as
+// they were.
+func (n *Node) keepStates(ctx context.Context, target *flowdef.Set) *flowdef.Set {
+	for _, name := range affected(target, flowdef.Diff(n.set, target)) {
+		lost := dropped([]api.FlowPlan{n.flowPlan(ctx, target, name)})
+		if len(lost) == 0 {
+			continue
+		}
+		old := definitionsOf(n.catalog.Flows[name])
+		target = target.Overlay(old)
+		why := fmt.Sprintf("flow %s goes on as it was: its files would drop the state of %s for good; kisctl apply them with --drop-state, or keep the step's name and key",
+			name, strings.Join(lost, ", "))
+		n.log.Error("files not taken over", "reason", why)
+		n.mu.Lock()
+		n.warnings = append(n.warnings, why)
+		n.mu.Unlock()
+	}
+	return target
+}
