@@ -142,7 +142,7 @@ func (c *checker) implementations() {
 	for _, f := range c.funcs() {
 		switch {
 		case c.opts.GoFunctions[f.Name], f.Mode == "", f.Mode == "Verify", f.Mode == "Save", f.Mode == "Load",
-			f.Script != nil, f.Remote != nil, f.Mode == "Calculate" && f.Calculate != nil, f.Mode == "Expand" && f.Expand != nil:
+			f.Script != nil, f.Remote != nil, f.Mode == "Calculate" && (f.Calculate != nil || f.Join != nil), f.Mode == "Expand" && f.Expand != nil:
 			continue
 		}
 		hint := fmt.Sprintf("add %s, or register a Go function of that name", modes[f.Mode])

@@ -75,6 +75,10 @@ func (d *decoder) label(path string) string {
 		return "an entry"
 	case "verify":
 		return "a rule"
+	case "calculate.aggregate.NAME":
+		return "an aggregate"
+	case "calculate.window":
+		return "a window"
 	case "calculate.state.NAME":
 		return "a field of the state"
 	}
@@ -579,6 +583,7 @@ func (d *decoder) function(root *node, body string) *Func {
 	f.Calculate = d.calculate(o, f)
 	f.Expand = d.expand(o)
 	d.bodies(o, f)
+	d.model(o, f)
 	f.Needs, f.Offers = o.fields("needs"), o.fields("offers")
 	if s := o.child("save"); s != nil {
 		f.Save = &Save{
@@ -588,6 +593,7 @@ func (d *decoder) function(root *node, body string) *Func {
 	}
 	if l := o.child("load"); l != nil {
 		f.Load = &LoadBody{Handoff: l.name("handoff"), From: l.from()}
+		l.table(f.Load)
 	}
 	if f.Save == nil && f.Mode == "Save" && f.Option.Conn.Value == "" {
 		f.Save = &Save{Retention: 7 * 24 * time.Hour}
@@ -667,7 +673,7 @@ func (d *decoder) calculate(o *object, f *Func) *Calculate {
 	if c == nil {
 		return nil
 	}
-	out := &Calculate{When: c.expr("when"), Emit: c.emits("emit")}
+	out := &Calculate{When: c.expr("when"), Emit: c.emits("emit"), Aggregate: d.aggregates(c), Window: d.window(c), Replace: c.expr("replace")}
 	n := c.get("state")
 	if n != nil && n.kind != mapNode {
 		d.report(n.pos, codeType, fmt.Sprintf("state is %s; it must be a mapping of field names", n.what()), "write it like state: {count: {init: 0, set: state.count + 1}}")
@@ -703,7 +709,7 @@ func (d *decoder) calculate(o *object, f *Func) *Calculate {
 	if n != nil && len(n.fields) > 0 && len(f.Source.Must) == 0 {
 		d.report(o.vals["calculate"].key.pos, codeNoKey, "calculate keeps state, and the function has no key", "name the key's fields: source: {must: [userid]}")
 	}
-	if len(out.State) == 0 && out.Emit == nil && n == nil && c.get("emit") == nil {
+	if len(out.State) == 0 && out.Emit == nil && n == nil && c.get("emit") == nil && c.get("aggregate") == nil && c.get("window") == nil && c.get("replace") == nil {
 		d.report(o.vals["calculate"].key.pos, codeMissing, "calculate has neither state nor emit", "")
 	}
 	return out

@@ -141,6 +141,11 @@ func dumpField(b *strings.Builder, indent, name string, f reflect.Value) {
 	case Pos:
 		fmt.Fprintf(b, "%sat %v\n", indent, x)
 		return
+	case map[string]Pos:
+		for _, k := range slices.Sorted(maps.Keys(x)) {
+			fmt.Fprintf(b, "%s%s[%s]: %v\n", indent, name, k, x[k])
+		}
+		return
 	case time.Duration:
 		fmt.Fprintf(b, "%s%s: %v\n", indent, name, x)
 		return

@@ -94,18 +94,23 @@ type Func struct {
 		RetryDuration time.Duration
 		DefaultParams map[string]string
 	}
-	OnError   string // dead_letter (default), stop, park_key
-	TTL       *TTL   // nil: states stay for ever
-	Verify    []Rule
-	Calculate *Calculate
-	Expand    *Expand
-	Save      *Save
-	Load      *LoadBody
-	Script    *Script // its implementation in JavaScript; else nil
-	Remote    *Remote // its implementation in another program; else nil
-	Needs     *Fields // fields that every row must bring, where the function says it; else nil
-	Offers    *Fields // fields of the rows that it emits, where it says it; else nil
-	Text      string // the document's text
+	OnError    string // dead_letter (default), stop, park_key
+	TTL        *TTL   // nil: states stay for ever
+	Verify     []Rule
+	Calculate  *Calculate
+	Expand     *Expand
+	Join       *Join // of a Calculate, in place of Calculate
+	Save       *Save
+	Load       *LoadBody
+	Script     *Script     // its implementation in JavaScript; else nil
+	Remote     *Remote     // its implementation in another program; else nil
+	Needs      *Fields     // fields that every row must bring, where the function says it; else nil
+	Offers     *Fields     // fields of the rows that it emits, where it says it; else nil
+	Version    int64       // of the state's form; 0: none is given
+	Migrate    []EmitField // fields of a state of an earlier version
+	VersionPos Pos         // of the version, where it is given
+	MigratePos Pos
+	Text       string // the document's text
 }
 
 // Rule is one rule of a Verify.
@@ -120,6 +125,10 @@ type Calculate struct {
 	State []StateField // in the order of the file
 	Emit  []EmitField  // in the order of the file; nil: the row itself goes on
 	When  Text         // optional: rows for which it is false pass unchanged and leave the state alone
+
+	Aggregate []Aggregate // in the order of the file
+	Window    *Window     // nil: aggregates of all rows
+	Replace   Text        // optional: a row takes the place of the older one with the same value
 }
 
 // StateField is one field of the key's state.
@@ -159,8 +168,12 @@ type Save struct {
 
 // LoadBody is the body of a Load function whose connector is NATS: rows of a hand-off join the flow at this step.
 type LoadBody struct {
-	Handoff Text   // default as in Save
-	From    string // as in Entry
+	Handoff Text        // default as in Save
+	From    string      // as in Entry
+	Table   bool        // as: table
+	Set     []EmitField // of a table: fields that are added; nil: all that the row lacks
+	Missing string      // of a table: "", pass, drop or dead_letter
+	AsPos   Pos         // of as
 }
 
 // Conn is a definition of kind conn.

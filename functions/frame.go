@@ -227,6 +227,14 @@ func (f *frame) show(c *kis.Call) {
 	f.row, f.meta, f.key, f.keys, f.state = c.Rows[0], c.Metas[0], c.Key, nil, nil
 }
 
+// showTimer makes a timer's call what expressions see: there is no row.
+func (f *frame) showTimer(c *kis.Call) {
+	f.row, f.meta, f.key, f.keys, f.state = nil, nil, c.Key, nil, nil
+	if len(c.Metas) > 0 {
+		f.meta = c.Metas[0]
+	}
+}
+
 // hide lets go of what show showed: the row's message may be far larger than what is kept of it.
 func (f *frame) hide() {
 	f.row, f.meta, f.key, f.keys, f.state = nil, nil, kis.Key{}, nil, nil

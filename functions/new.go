@@ -19,7 +19,7 @@ func New(spec Spec) (kis.Function, []Mistake) {
 	b := &builder{spec: spec, params: paramTable{optional: make(map[string]bool)}, builtins: builtinIndex()}
 	fn := &function{
 		name:   spec.Name,
-		traits: kis.Traits{Stateful: spec.Calculate != nil && len(spec.Calculate.State) > 0, KeepsKey: Keeps(spec, spec.Must)},
+		traits: traitsOf(&spec),
 		params: &b.params,
 	}
 	b.shape()
@@ -30,6 +30,8 @@ func New(spec Spec) (kis.Function, []Mistake) {
 	case kis.Calculate:
 		if spec.Calculate != nil {
 			fn.open = b.calculate(spec.Calculate)
+		} else if spec.Join != nil {
+			fn.open = b.join(spec.Join)
 		}
 	case kis.Expand:
 		if spec.Expand != nil {
@@ -37,7 +39,11 @@ func New(spec Spec) (kis.Function, []Mistake) {
 		}
 	case kis.Save, kis.Load:
 		fn.open = func(f *frame) (kis.Runner, error) { return &verifier{frame: f}, nil }
+		if spec.Load != nil && spec.Load.Table {
+			fn.open = b.table(spec.Load)
+		}
 	}
+	b.versions(fn)
 	if len(b.mistakes) > 0 {
 		return nil, b.mistakes
 	}
@@ -45,18 +51,19 @@ func New(spec Spec) (kis.Function, []Mistake) {
 }
 
 // Keeps says whether the rows that a function emits have the same values in these fields as the rows that
-// caused them. It is proven, not guessed: where an emitted field is anything but exactly row.field, it says
-// false.
+// caused them. It is proven, not guessed: where an emitted field is anything but exactly row.field (or key.field, or
+// left.field and right.field of a key), it says false.
 func Keeps(spec Spec, fields []string) bool {
-	if spec.Calculate == nil || spec.Calculate.Emit == nil {
+	emit := emitOf(&spec)
+	if emit == nil {
 		return true // rows go on as they are
 	}
 	if len(fields) == 0 {
 		return false // nobody says which fields are meant
 	}
 	for _, name := range fields {
-		kept := slices.ContainsFunc(spec.Calculate.Emit, func(e EmitField) bool {
-			return e.Name == name && isField(e.Expr, name)
+		kept := slices.ContainsFunc(emit, func(e EmitField) bool {
+			return e.Name == name && (isField(e.Expr, "row", name) || slices.Contains(spec.Must, name) && isKeyField(&spec, e.Expr, name))
 		})
 		if !kept {
 			return false
@@ -65,21 +72,21 @@ func Keeps(spec Spec, fields []string) bool {
 	return true
 }
 
-// isField says whether an expression is row.name, and nothing else.
-func isField(source, name string) bool {
+// isField says whether an expression is root.name, and nothing else.
+func isField(source, root, name string) bool {
 	if len(source) > MaxExpression {
 		return false
 	}
-	root, err := tree(source)
+	t, err := tree(source)
 	if err != nil {
 		return false
 	}
-	m, ok := root.(*ast.MemberNode)
+	m, ok := t.(*ast.MemberNode)
 	if !ok || m.Optional {
 		return false
 	}
 	base, ok := m.Node.(*ast.IdentifierNode)
-	if !ok || base.Value != "row" {
+	if !ok || base.Value != root {
 		return false
 	}
 	property, ok := m.Property.(*ast.StringNode)
@@ -106,7 +113,7 @@ func (b *builder) shape() {
 		path  string
 		there bool
 		mode  kis.Mode
-	}{{"verify", len(s.Verify) > 0, kis.Verify}, {"calculate", s.Calculate != nil, kis.Calculate}, {"expand", s.Expand != nil, kis.Expand}} {
+	}{{"verify", len(s.Verify) > 0, kis.Verify}, {bodyOf(s), s.Calculate != nil || s.Join != nil, kis.Calculate}, {"expand", s.Expand != nil, kis.Expand}} {
 		switch {
 		case body.there && s.Mode != body.mode:
 			b.wrong(body.path, "", "a function of mode %s has no %s", s.Mode, body.path)
@@ -193,6 +200,12 @@ func (b *builder) emits(path string, fields []EmitField, see roots) []emit {
 
 func (b *builder) calculate(body *Calculate) func(*frame) (kis.Runner, error) {
 	const path = "calculate"
+	if body.Window != nil {
+		return b.windows(body)
+	}
+	if len(body.Aggregate) > 0 || body.Replace != "" {
+		return b.running(body)
+	}
 	if len(body.State) > 0 && len(b.spec.Must) == 0 {
 		b.wrong(path+".state", "name the key's fields in source: {must: [...]}", "a state belongs to a key, and the function has none")
 	}

@@ -1,0 +1,169 @@
+package functions
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/kisflow/kisflow/kis"
+)
+
+// tableState is the latest row of a key that the hand-off brought.
+type tableState struct {
+	t    int64
+	text []byte // nil: none came yet
+	row  *kis.Row
+}
+
+// tableSet is a field that is added to a row.
+type tableSet struct {
+	name string
+	expr *program
+}
+
+// table runs a Load as a table: what comes in through the hand-off is kept, the latest row of each key; what comes
+// from the step before goes on with fields of it.
+type table struct {
+	frame   *frame
+	sets    []tableSet // nil: all fields that the row lacks
+	missing string
+	use     fieldUse
+	build   kis.Builder
+	values  []kis.Value
+}
+
+// table checks a Load as a table.
+func (b *builder) table(body *Load) func(*frame) (kis.Runner, error) {
+	if len(b.spec.Must) == 0 {
+		b.wrong("load.as", "name the fields by which rows are looked up in source: {must: [...]}", "a table has a row for each key, and the function has none")
+	}
+	see := b.see().also(further{name: "table", at: 0, row: true})
+	use := fieldUse{whole: body.Set == nil}
+	var sets []tableSet
+	for _, e := range b.emits("load.set", body.Set, see) {
+		sets = append(sets, tableSet{e.name, e.expr})
+	}
+	for _, e := range body.Set {
+		use.note(e.Expr, "table")
+		if slices.Contains(b.spec.Must, e.Name) {
+			b.wrong("load.set."+e.Name, "", "%s is a field of the key", e.Name)
+		}
+	}
+	switch body.Missing {
+	case "", "pass", "drop", "dead_letter":
+	default:
+		b.wrong("load.missing", "pass, drop or dead_letter", "unknown word %q", body.Missing)
+	}
+	return func(f *frame) (kis.Runner, error) {
+		return &table{frame: f, sets: sets, missing: body.Missing, use: use, values: make([]kis.Value, len(sets))}, nil
+	}
+}
+
+// Activate reads what Encode wrote.
+func (r *table) Activate(encoded []byte) (any, error) {
+	s := &tableState{}
+	if len(encoded) == 0 {
+		return s, nil
+	}
+	row, err := kis.ParseRow(encoded)
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	t, _ := row.Get("time")
+	v, ok := row.Get("row")
+	if !ok || v.Kind() != kis.Object {
+		return s, nil
+	}
+	s.t, s.text = t.Int(), []byte(v.Text())
+	return s, nil
+}
+
+// Encode writes {"time":...,"row":{...}}.
+func (r *table) Encode(dst []byte, state any) ([]byte, error) {
+	s, ok := state.(*tableState)
+	if !ok || s == nil || s.text == nil {
+		return dst, nil
+	}
+	dst = strconv.AppendInt(append(dst, `{"time":`...), s.t, 10)
+	dst = append(append(dst, `,"row":`...), s.text...)
+	return append(dst, '}'), nil
+}
+
+// Handle keeps a row of the table, or adds fields of it to a row of the stream.
+func (r *table) Handle(c *kis.Call) error {
+	if c.Timer != nil {
+		return nil // of another revision
+	}
+	s, _ := c.State.(*tableState)
+	if s == nil {
+		return kis.Stop(errors.New("a table was called without the state of its key"))
+	}
+	f, row := r.frame, c.Rows[0]
+	if c.Loaded {
+		t := c.Metas[0].Time.UnixMilli()
+		if s.text != nil && t < s.t {
+			return nil // older than the one that is there
+		}
+		text := r.use.of(row)
+		if len(text) > MaxState {
+			return fmt.Errorf("the table's row has %d bytes; the most is %d", len(text), MaxState)
+		}
+		s.t, s.text, s.row = t, []byte(text), nil
+		return nil
+	}
+	if s.text == nil {
+		switch r.missing {
+		case "drop":
+			return kis.Drop(errors.New("the table has no row of this key"))
+		case "dead_letter":
+			return errors.New("the table has no row of this key")
+		}
+		if r.sets == nil {
+			c.Emit(row)
+			return nil
+		}
+	} else if s.row == nil {
+		kept, err := kis.ParseRow(s.text)
+		if err != nil {
+			return kis.Stop(fmt.Errorf("the table's row: %w", err))
+		}
+		s.row = kept
+	}
+	f.show(c)
+	defer r.done()
+	f.rows[0] = s.row
+	for i := range r.sets {
+		v, err := r.sets[i].expr.run(f)
+		if err != nil {
+			return err
+		}
+		r.values[i] = v
+	}
+	r.build.Begin()
+	for i := range row.Len() {
+		field := row.At(i)
+		if !slices.ContainsFunc(r.sets, func(s tableSet) bool { return s.name == field.Name }) {
+			r.build.Add(field.Name, field.Value)
+		}
+	}
+	for i := range r.sets {
+		r.build.Add(r.sets[i].name, r.values[i])
+	}
+	if r.sets == nil {
+		for i := range s.row.Len() {
+			field := s.row.At(i)
+			if _, there := row.Get(field.Name); !there {
+				r.build.Add(field.Name, field.Value)
+			}
+		}
+	}
+	c.Emit(r.build.End())
+	return nil
+}
+
+// done lets go of the row that was handled.
+func (r *table) done() {
+	r.frame.hide()
+	clear(r.values)
+}
