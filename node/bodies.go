@@ -1,11 +1,21 @@
 package node
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
+	"math"
 	"os"
+	"time"
+
+	natsclient "github.com/nats-io/nats.go"
+
+	"github.com/kisflow/kisflow/actors"
 
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/functions"
+	"github.com/kisflow/kisflow/functions/remote"
 	"github.com/kisflow/kisflow/functions/script"
 	"github.com/kisflow/kisflow/kis"
 )
@@ -51,7 +61,7 @@ func lintScript(def *flowdef.Func) flowdef.Mistakes {
 
 // body makes a function that is described in YAML, but not by expressions; nil if the definition has no such body.
 func (pl *planner) body(fn *flowdef.Func) (kis.Function, error) {
-	if fn.Script == nil {
+	if fn.Script == nil && fn.Remote == nil {
 		return nil, nil
 	}
 	var subject func(*kis.Row) (string, error)
@@ -61,6 +71,9 @@ func (pl *planner) body(fn *flowdef.Func) (kis.Function, error) {
 			return nil, fmt.Errorf("function %s: %w", fn.Name, err)
 		}
 	}
+	if fn.Remote != nil {
+		return pl.remote(fn, subject), nil
+	}
 	s := fn.Script
 	f, ms := script.New(script.Spec{Name: fn.Name, Mode: kis.Mode(fn.Mode), Must: mustOf(fn), File: s.File, Source: s.Source(),
 		Limits: script.Limits{Time: s.Timeout, Memory: s.Memory}, KeepsKey: s.KeepsKey, Subject: subject}, pl.scripts)
@@ -68,4 +81,57 @@ func (pl *planner) body(fn *flowdef.Func) (kis.Function, error) {
 		return nil, fmt.Errorf("function %s: script: %w", fn.Name, ms[0])
 	}
 	return f, nil
+}
+
+// remote makes a function that another program answers.
+func (pl *planner) remote(fn *flowdef.Func, subject func(*kis.Row) (string, error)) kis.Function {
+	r := fn.Remote
+	spec := remote.Spec{Name: fn.Name, Mode: kis.Mode(fn.Mode), Must: mustOf(fn), Timeout: r.Timeout, Batch: r.Batch, KeepsKey: r.KeepsKey, Subject: subject}
+	switch {
+	case r.URL.Value != "":
+		spec.Where, spec.Caller = redactURL(r.URL.Value), remote.NewHTTP(r.URL.Value)
+	default:
+		spec.Where = "subject " + r.Subject.Value
+		if pl.client != nil {
+			spec.Caller = &natsCaller{pl.client, r.Subject.Value}
+		}
+	}
+	return remote.New(spec)
+}
+
+// remoteRetries gives the step of a remote function its retries: a row that is not answered while others are is tried
+// again.
+func remoteRetries(fn *flowdef.Func, s *actors.Step) {
+	if fn.Remote == nil {
+		return
+	}
+	if s.RetryTimes == 0 {
+		if s.RetryTimes = fn.Remote.Retries; s.RetryTimes < 0 {
+			s.RetryTimes = math.MaxInt32
+		}
+	}
+	s.RetryDelay = cmp.Or(s.RetryDelay, time.Second)
+}
+
+// natsCaller calls a program over NATS request and reply. Of several answers to a request the first one counts.
+type natsCaller struct {
+	conn    *natsclient.Conn
+	subject string
+}
+
+// MaxRequest implements remote.Caller.
+func (c *natsCaller) MaxRequest() int { return int(c.conn.MaxPayload()) }
+
+// Call implements remote.Caller.
+func (c *natsCaller) Call(ctx context.Context, request []byte) ([]byte, error) {
+	m, err := c.conn.RequestWithContext(ctx, c.subject, request)
+	switch {
+	case errors.Is(err, natsclient.ErrNoResponders):
+		return nil, remote.ErrNobody
+	case errors.Is(err, natsclient.ErrMaxPayload):
+		return nil, remote.ErrTooLarge
+	case err != nil:
+		return nil, err
+	}
+	return m.Data, nil
 }

@@ -173,7 +173,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	n.system = actors.NewSystem(n.streams, n.objects, n.db, n.log, n.meter,
 		actors.Options{Partitions: o.Partitions, CacheBytes: perPartition, Owner: owner()})
 	n.scripts = script.NewPool(script.PoolOptions{Program: o.ScriptWorker, Log: n.log.With("part", "scripts")})
-	n.planner = &planner{streams: n.streams, functions: make(map[string]kis.Function), scripts: n.scripts}
+	n.planner = &planner{streams: n.streams, functions: make(map[string]kis.Function), scripts: n.scripts, client: n.conn.Client()}
 	for _, f := range o.Functions {
 		if n.planner.functions[f.Name()] != nil {
 			return nil, fmt.Errorf("function %s is registered twice", f.Name())

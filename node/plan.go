@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/kisflow/kisflow/actors"
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/functions"
@@ -194,6 +196,7 @@ type planner struct {
 	streams   transport.Streams
 	functions map[string]kis.Function
 	scripts   script.Host
+	client    *nats.Conn // for remote functions; nil: there is no NATS
 }
 
 // starts says where a flow began to read its inputs when it was new; the catalog keeps it.
@@ -362,6 +365,7 @@ func (pl *planner) step(ctx context.Context, set *flowdef.Set, flow *flowdef.Flo
 	if fn.TTL != nil {
 		s.TTL, s.TTLByEvent = fn.TTL.After, fn.TTL.ByEvent
 	}
+	remoteRetries(fn, &s)
 	switch fn.OnError {
 	case "stop":
 		s.OnError = actors.StopPartition
