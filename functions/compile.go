@@ -472,7 +472,7 @@ func span(f *frame, at *site, a, b kis.Value) (kis.Value, bool) {
 }
 
 func (c *compiler) logic(n *ast.BinaryNode, at *site, l, r node) node {
-	if !c.need(at, isBool, n.Left, l) || !c.need(at, isBool, n.Right, r) {
+	if !c.need(at, isBool, n.Left, l) || !c.needIf(c.both[n], at, isBool, n.Right, r) {
 		return badNode
 	}
 	ends := n.Operator == "||" || n.Operator == "or" // the left side's answer that is the whole's

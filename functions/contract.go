@@ -428,7 +428,9 @@ func (c *compiler) expect(root ast.Node) {
 	if c.roots.holds {
 		c.both = make(map[ast.Node]bool)
 		for _, p := range conjuncts(root, nil) {
-			c.both[p] = true
+			if _, is := isAnd(p); is {
+				c.both[p] = true
+			}
 		}
 	}
 }
@@ -436,10 +438,15 @@ func (c *compiler) expect(root ast.Node) {
 // conjuncts are the parts of an expression that are true where it is: itself, and both sides of every "and".
 func conjuncts(n ast.Node, parts []ast.Node) []ast.Node {
 	parts = append(parts, n)
-	if b, ok := n.(*ast.BinaryNode); ok && (b.Operator == "&&" || b.Operator == "and") {
+	if b, is := isAnd(n); is {
 		parts = conjuncts(b.Right, conjuncts(b.Left, parts))
 	}
 	return parts
+}
+
+func isAnd(n ast.Node) (*ast.BinaryNode, bool) {
+	b, ok := n.(*ast.BinaryNode)
+	return b, ok && (b.Operator == "&&" || b.Operator == "and")
 }
 
 // branch compiles a part that is not computed for every row.
@@ -465,6 +472,17 @@ func (c *compiler) right(n *ast.BinaryNode) node {
 		return made
 	}
 	return c.compile(n.Right, false)
+}
+
+// needIf is need for a part of which only sure says that it is computed for every row.
+func (c *compiler) needIf(sure bool, at *site, wants kinds, arg ast.Node, n node) bool {
+	if !sure {
+		c.unsure++
+		defer func() { c.unsure-- }()
+	}
+	c.guarded++
+	defer func() { c.guarded-- }()
+	return c.need(at, wants, arg, n)
 }
 
 // learn notes what a field of the row must be for the expression to have a value.

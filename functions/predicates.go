@@ -50,7 +50,7 @@ func (c *compiler) loop(n ast.Node, b *builtin, args []ast.Node, least, most int
 	if wants != isBool {
 		at.name = "the element of " + b.Name
 	}
-	return l, c.need(at, wants, body.Node, l.body)
+	return l, c.needIf(false, at, wants, body.Node, l.body)
 }
 
 // walk goes over the elements. It says false if there is no value.
