@@ -10,17 +10,24 @@ import (
 	"github.com/kisflow/kisflow/transport"
 )
 
-// OriginFlow is the flow that a message of an output stream comes from; "" if it is none of a flow's.
-func OriginFlow(m transport.Message) string {
-	origin, _, ok := cutLast(m.Get(originHeader), ' ')
-	if !ok {
-		return ""
+// OriginMark is the mark of the partition that a message of an output stream comes from; "" if it comes from none.
+func OriginMark(m transport.Message) string {
+	mark, _, _ := cutLast(m.Get(originHeader), ' ')
+	return mark
+}
+
+// Marks are those of the flow's partitions: what its outputs carry (OriginMark).
+func (r *Running) Marks(ctx context.Context) (map[string]bool, error) {
+	marks := make(map[string]bool)
+	for _, c := range r.all() {
+		if err := c.query(ctx, func(p *Partition) error {
+			marks[p.senderMark] = true
+			return nil
+		}); err != nil {
+			return nil, err
+		}
 	}
-	partition, _, ok := cutLast(origin, '/') // without the generation
-	if !ok {
-		return ""
-	}
-	return FlowOfPartition(partition)
+	return marks, nil
 }
 
 // Newest is, for each of the flow's inputs by name, the sequence of its newest message.

@@ -50,6 +50,9 @@ func (n *Node) ShadowDiff(ctx context.Context, flow string, examples int) (api.S
 	if err != nil {
 		return out, answer(err)
 	}
+	if d.origins, err = counts.Marks(ctx); err != nil {
+		return out, answer(err)
+	}
 	if d.marks, err = counts.Newest(ctx); err != nil {
 		return out, answer(err)
 	}
@@ -84,6 +87,7 @@ type shadowDiff struct {
 	counts, shadow *actors.Running
 	marks          map[string]uint64 // both have had all that the inputs held up to here,
 	behind         bool              // unless this is set
+	origins        map[string]bool   // marks of the flow's outputs
 	examples       int
 	out            *api.ShadowDiff
 }
@@ -451,7 +455,7 @@ func (d *shadowDiff) read(ctx context.Context, stream string, from uint64, most 
 					token := strings.TrimPrefix(rest, "save.")
 					target = "handoff " + d.saveOf(token)
 				}
-			case actors.OriginFlow(*m) != d.flow:
+			case !d.origins[actors.OriginMark(*m)]:
 				continue // a fence, or another's
 			}
 			for line := range bytes.SplitSeq(m.Data, []byte("\n")) {
