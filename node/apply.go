@@ -25,7 +25,9 @@ func (n *Node) planOf(ctx context.Context, files []api.File) (api.Plan, *flowdef
 	var mistakes flowdef.Mistakes
 	h := sha256.New()
 	for _, f := range files {
-		mistakes = append(mistakes, flowdef.Parse(f.Name, []byte(f.Text), over)...)
+		if !isScript(f) {
+			mistakes = append(mistakes, flowdef.ParseWith(f.Name, []byte(f.Text), over, scriptsAmong(files, f.Name))...)
+		}
 		fmt.Fprintf(h, "%d:%s", len(f.Text), f.Text)
 	}
 	n.mu.Lock()

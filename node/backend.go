@@ -309,10 +309,7 @@ func (n *Node) Flow(ctx context.Context, name string) (api.Flow, error) {
 		}
 		step := api.Step{Name: s.Name, Function: fn.Name, Mode: fn.Mode, Must: mustOf(fn), Params: redactParams(mergedParams(fn, s))}
 		step.Stage = strings.Join(step.Must, ",")
-		step.Stateful = fn.Calculate != nil && len(fn.Calculate.State) > 0
-		if g := n.planner.functions[fn.Name]; g != nil {
-			step.Stateful = g.Traits().Stateful
-		}
+		step.Stateful = n.stateful(set, fn.Name)
 		for _, m := range n.meter.Steps() {
 			if m.Flow == name && m.Step == s.Name {
 				step.Rows, step.Errors = m.Rows.Load(), m.Refused.Load()

@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	natsclient "github.com/nats-io/nats.go"
 
 	"github.com/kisflow/kisflow/actors"
+	"github.com/kisflow/kisflow/api"
 
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/functions"
@@ -46,9 +49,28 @@ func ownProgram() string {
 	return path
 }
 
+// isScript tells whether a file holds a script, and no definitions.
+func isScript(f api.File) bool { return strings.HasSuffix(f.Name, ".js") }
+
+// scriptsAmong opens the scripts that a definition file names, where they are among the files that came with it.
+func scriptsAmong(files []api.File, name string) flowdef.Opener {
+	return func(path string) ([]byte, error) {
+		want := filepath.Join(filepath.Dir(name), filepath.FromSlash(path))
+		for _, f := range files {
+			if isScript(f) && filepath.Clean(filepath.FromSlash(f.Name)) == want {
+				return []byte(f.Text), nil
+			}
+		}
+		return nil, errors.New("it is not among the files that came with the definition")
+	}
+}
+
 // lintScript finds what is wrong with a function's script.
 func lintScript(def *flowdef.Func) flowdef.Mistakes {
 	var mistakes flowdef.Mistakes
+	if strings.TrimSpace(def.Script.Source()) == "" {
+		return nil // it could not be read, which was said
+	}
 	for _, m := range script.Check(def.Script.File, def.Script.Source()) {
 		pos := def.Script.Code.Pos
 		if m.Offset >= 0 {

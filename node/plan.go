@@ -93,6 +93,9 @@ func lintConnectors(set *flowdef.Set, known map[string]bool, mustRun bool) flowd
 
 // hasBody tells whether a function is described in YAML, wholly or as far as its mode needs.
 func hasBody(def *flowdef.Func) bool {
+	if def.Script != nil || def.Remote != nil {
+		return true
+	}
 	switch kis.Mode(def.Mode) {
 	case kis.Calculate:
 		return def.Calculate != nil

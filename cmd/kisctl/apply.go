@@ -347,6 +347,25 @@ const maxFiles = 10_000
 func (a *app) readFiles(paths []string) ([]api.File, error) {
 	var files []api.File
 	total := 0
+	// script reads a script that a definition names; of one that cannot be read the node says where it is named.
+	script := func(path string) error {
+		info, err := os.Stat(path)
+		if err != nil || !info.Mode().IsRegular() || slices.ContainsFunc(files, func(f api.File) bool { return f.Name == path }) {
+			return nil
+		}
+		if total += int(min(info.Size(), api.MaxBody)); total > api.MaxBody {
+			return fmt.Errorf("the files have more than %s", size(api.MaxBody))
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if !utf8.Valid(text) {
+			return fmt.Errorf("%s: it is not UTF-8; nothing was changed", path)
+		}
+		files = append(files, api.File{Name: path, Text: string(text)})
+		return nil
+	}
 	read := func(name string, r io.Reader) error {
 		text, err := io.ReadAll(io.LimitReader(r, int64(api.MaxBody-total)+1))
 		if err != nil {
@@ -364,6 +383,12 @@ func (a *app) readFiles(paths []string) ([]api.File, error) {
 			}
 		}
 		files = append(files, api.File{Name: name, Text: string(text)})
+		for _, path := range flowdef.ScriptFiles(name, text) {
+			path = filepath.Join(filepath.Dir(name), filepath.FromSlash(path))
+			if err := script(path); err != nil {
+				return err
+			}
+		}
 		return nil
 	}
 	open := func(path string) error {

@@ -370,7 +370,7 @@ func TestExpand(t *testing.T) {
 	if err := open(t, Spec{Caller: callerFunc(counter), Mode: kis.Expand, Subject: subject}).HandleMany(all); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := shown(all), `k=a: 1->{"v":"1"} 1 to out.1 {"n":1} pass dead (field n is missing) 2->{"v":"2"} 2 to out.3 {"n":3} state {"n":3}`+"\n"; got != want {
+	if got, want := shown(all), `k=a: 1->{"v":"1"} 1 to out.1 {"n":1} pass dead (field "n" is missing) 2->{"v":"2"} 2 to out.3 {"n":3} state {"n":3}`+"\n"; got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
