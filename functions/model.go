@@ -141,7 +141,8 @@ func (as *aggregates) keepArguments(fields []AggregateField) {
 			var use fieldUse
 			use.note(fields[at].Custom.Add, "row")
 			use.note(fields[at].Custom.Remove, "row")
-			k.kept, a.kind = true, k
+			k.kept = true
+			a.kind = k
 			a.args = []*program{{path: a.path, kinds: isObject, eval: func(f *frame) (kis.Value, bool) {
 				return f.build(a.at, []byte(use.of(f.row)))
 			}}}
