@@ -153,11 +153,17 @@ func (g *grapher) edge(e GraphEdge) {
 
 // outside adds what a step exchanges with others.
 func (g *grapher) outside(flow *Flow, step string, f *Func, goCode bool) {
+	send := func(subject string, maybe bool) {
+		id := "subject:" + subject
+		g.add(GraphNode{ID: id, Kind: NodeSubject, Name: subject, Enabled: flow.Enabled})
+		g.edge(GraphEdge{From: step, To: id, Kind: EdgeSend, Maybe: maybe})
+	}
+	if late := f.LateSubject(); late.Value != "" && !goCode {
+		send(late.Value, true)
+	}
 	switch {
 	case f.Mode == "Expand" && f.Expand != nil && f.Expand.Subject.Value != "":
-		id := "subject:" + f.Expand.Subject.Value
-		g.add(GraphNode{ID: id, Kind: NodeSubject, Name: f.Expand.Subject.Value, Enabled: flow.Enabled})
-		g.edge(GraphEdge{From: step, To: id, Kind: EdgeSend, Maybe: f.Expand.When.Value != ""})
+		send(f.Expand.Subject.Value, f.Expand.When.Value != "")
 	case f.Mode != "Save" && f.Mode != "Load":
 		return
 	default:
@@ -432,10 +438,23 @@ func dotText(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ").Replace(s) + `"`
 }
 
+// LateSubject returns the subject to which a function of windows or a join sends the rows that come too late, "" if
+// it does not.
+func (f *Func) LateSubject() Text {
+	switch {
+	case f.Mode != "Calculate":
+	case f.Calculate != nil && f.Calculate.Window != nil:
+		return f.Calculate.Window.LateSubject
+	case f.Join != nil:
+		return f.Join.LateSubject
+	}
+	return Text{}
+}
+
 // Link says that rows which leave a flow at a step come in at another flow, or at the same one.
 type Link struct {
 	From *Flow
-	Step int // of From: a Save or an Expand
+	Step int // of From: a Save, an Expand, or a Calculate that sends late rows
 	To   *Flow
 	// Load is the step of To that loads the rows, or -1; Entry is its entry that reads them, or -1.
 	Load, Entry int

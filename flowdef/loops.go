@@ -96,6 +96,9 @@ func (s *Set) ends(goFunctions map[string]bool, all bool) (ins []input, outs []o
 			case f.Mode == "Expand" && f.Expand != nil && checkSubject(f.Expand.Subject.Value, false, true) == nil:
 				outs = append(outs, output{flow: flow, step: i, name: f.Expand.Subject, when: f.Expand.When.Value != "", words: subjectWords(f.Expand.Subject.Value)})
 			}
+			if late := f.LateSubject(); late.Value != "" && !goFunctions[f.Name] && checkSubject(late.Value, false, true) == nil {
+				outs = append(outs, output{flow: flow, step: i, name: late, when: true, words: subjectWords(late.Value)})
+			}
 		}
 	}
 	return ins, outs

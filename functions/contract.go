@@ -13,7 +13,7 @@ import (
 // Contract is what a function makes of rows of a shape.
 type Contract struct {
 	Out  Shape  // of the rows that go on
-	Sent *Shape // of the rows that an Expand sends; nil for other functions
+	Sent *Shape // of the rows that an Expand sends, or that are late and go to a subject; nil for other functions
 }
 
 // Infer finds out what a function makes of rows of a shape, and what is wrong with it for such rows: fields that
@@ -22,12 +22,15 @@ type Contract struct {
 // where somebody asks whether it is there: with has(row.x), row?.x, row.x ?? 0 or "x" in row.
 //
 // What goes on from a body of which nothing is known is open.
-func Infer(spec Spec, in Shape) (Contract, []Mistake) {
-	row := &rowShape{soft: make(map[string]bool), asked: make(map[string]bool)}
+func Infer(spec Spec, in Shape) (Contract, []Mistake) { return InferTable(spec, in, nil) }
+
+// InferTable is Infer for a Load as a table, of which the rows have a shape; nil: nothing is known of them.
+func InferTable(spec Spec, in Shape, table *Shape) (Contract, []Mistake) {
+	row := &rowShape{soft: make(map[string]bool), asked: make(map[string]bool), sides: map[string]*Shape{"table": table}}
 	out, mistakes := infer(spec, in, row)
 	if len(mistakes) > 0 && len(row.asked) > 0 {
 		// What asks for a type is written for rows of several.
-		out, mistakes = infer(spec, in, &rowShape{soft: row.soft, asked: row.asked})
+		out, mistakes = infer(spec, in, &rowShape{soft: row.soft, asked: row.asked, sides: map[string]*Shape{"table": table}})
 	}
 	mistakes = slices.DeleteFunc(mistakes, func(m Mistake) bool { return m.Missing != "" && row.soft[m.Missing] })
 	return out, mistakes
@@ -41,6 +44,7 @@ type rowShape struct {
 	told  map[string]bool // missing fields
 	found []Mistake
 	made  map[string]*program // by path
+	sides map[string]*Shape   // of the rows beside the one in hand: left, right, table
 }
 
 // whole is the row as an object.
@@ -64,15 +68,30 @@ func infer(spec Spec, in Shape, row *rowShape) (Contract, []Mistake) {
 		b.rules()
 		out.Out = row.shape
 	case kis.Calculate:
-		if spec.Calculate == nil {
+		switch c, j := spec.Calculate, spec.Join; {
+		case c != nil:
+			b.applies("calculate.when", c.When)
+			b.calculate(c)
+			if w := c.Window; w != nil && w.LateSubject != "" {
+				out.Sent = b.late("calculate.window.late.subject", w.LateSubject)
+			}
+			out.Out = b.calculated(c)
+			if c.When != "" {
+				out.Out = Union(start, out.Out)
+			}
+		case j != nil:
+			b.join(j)
+			if j.LateSubject != "" {
+				out.Sent = b.late("join.late.subject", j.LateSubject)
+			}
+			out.Out = b.emitted("join.emit", j.Emit)
+		default:
 			out.Out = Shape{Open: true}
-			break
 		}
-		b.applies("calculate.when", spec.Calculate.When)
-		b.calculate(spec.Calculate)
-		out.Out = b.calculated(spec.Calculate)
-		if spec.Calculate.When != "" {
-			out.Out = Union(start, out.Out)
+	case kis.Load:
+		if spec.Load != nil && spec.Load.Table {
+			b.table(spec.Load)
+			out.Out = b.looked(spec.Load)
 		}
 	case kis.Expand:
 		if spec.Expand == nil {
@@ -81,7 +100,7 @@ func infer(spec Spec, in Shape, row *rowShape) (Contract, []Mistake) {
 		}
 		b.applies("expand.when", spec.Expand.When)
 		b.expand(spec.Expand)
-		b.subjectFields(spec.Expand.Subject)
+		b.subjectFields("expand.subject", spec.Expand.Subject, spec.Expand.When != "")
 		sent := row.shape
 		if spec.Expand.Emit != nil {
 			sent = b.emitted("expand.emit", spec.Expand.Emit)
@@ -132,16 +151,67 @@ func (b *builder) applies(path, source string) {
 	}
 }
 
-// stateNames are the places of the state's fields; nil: there is no state.
+// stateNames are the places of what a condition sees as the state's fields; nil: it sees no state.
 func (b *builder) stateNames() map[string]int {
-	if b.spec.Calculate == nil || len(b.spec.Calculate.State) == 0 {
+	c := b.spec.Calculate
+	if c == nil || c.Window != nil || len(c.State)+len(c.Aggregate) == 0 {
 		return nil
 	}
 	names := make(map[string]int)
-	for i, s := range b.spec.Calculate.State {
-		names[s.Name] = i
+	for _, s := range c.State {
+		names[s.Name] = len(names)
+	}
+	for _, a := range c.Aggregate {
+		names[a.Name] = len(names)
 	}
 	return names
+}
+
+// side is what is known of the rows beside the one in hand; nil: nothing.
+func (b *builder) side(name string) *Shape {
+	if b.row == nil {
+		return nil
+	}
+	if b.row.sides[name] == nil && b.spec.Join != nil {
+		return &b.row.shape // a side that says nothing of its rows
+	}
+	return b.row.sides[name]
+}
+
+// late is the shape of the late rows that go to a subject.
+func (b *builder) late(path, subject string) *Shape {
+	b.subjectFields(path, subject, true)
+	return &b.row.shape
+}
+
+// looked is the shape of rows with the fields that a table adds.
+func (b *builder) looked(body *Load) Shape {
+	out, table := b.row.shape, b.side("table")
+	if body.Set != nil {
+		for name, f := range b.emitted("load.set", body.Set).Fields {
+			out = out.With(name, f)
+		}
+		return out
+	}
+	if table == nil || table.Open {
+		out.Open = true
+		return out
+	}
+	may := body.Missing == "" || body.Missing == "pass" // there may be no row in the table
+	for _, name := range table.Names() {
+		f, there := out.Fields[name]
+		switch added := table.Fields[name]; {
+		case there && !f.Optional:
+		case there:
+			f = either(f, added)
+			f.Optional = added.Optional || may
+			out = out.With(name, f)
+		case !out.Open:
+			added.Optional = added.Optional || may
+			out = out.With(name, added)
+		}
+	}
+	return out
 }
 
 // compiled takes note of a program that was made.
@@ -150,6 +220,12 @@ func (b *builder) compiled(path string, p *program, see roots) {
 		return
 	}
 	b.row.made[path] = p
+	for _, side := range []string{"left", "right"} {
+		if path == "join."+side+".when" {
+			of := b.row.shape.narrowed(p.facts, path)
+			b.row.sides[side] = &of
+		}
+	}
 	if b.spec.Mode == kis.Verify {
 		b.row.shape = b.row.shape.narrowed(p.facts, path)
 	}
@@ -185,8 +261,8 @@ func (b *builder) emitted(path string, fields []EmitField) Shape {
 }
 
 // subjectFields checks the fields that a subject names.
-func (b *builder) subjectFields(source string) {
-	const path, may = "expand.subject", isString | isInt | isBool
+func (b *builder) subjectFields(path, source string, guarded bool) {
+	const may = isString | isInt | isBool
 	var unused builder
 	at := 0
 	s := unused.subject(path, source)
@@ -195,9 +271,9 @@ func (b *builder) subjectFields(source string) {
 		f, known := b.row.shape.Fields[name]
 		switch {
 		case !known && !b.row.shape.Open:
-			b.row.miss(Mistake{Path: path, Column: at + 1, Guarded: b.spec.Expand.When != ""}, name, b.row.shape)
+			b.row.miss(Mistake{Path: path, Column: at + 1, Guarded: guarded}, name, b.row.shape)
 		case known && f.kinds&may == 0:
-			b.mistakes = append(b.mistakes, Mistake{Path: path, Column: at + 1, Guarded: b.spec.Expand.When != "",
+			b.mistakes = append(b.mistakes, Mistake{Path: path, Column: at + 1, Guarded: guarded,
 				Message: "a subject takes texts, integers, true and false; row." + name + " is " + f.kinds.String()})
 		}
 		at += len(name) + 1
@@ -318,15 +394,37 @@ func (c *compiler) known(n *ast.MemberNode, name string, k kinds, soft bool) Fie
 	return Field{kinds: k}
 }
 
+// knownFurther is what is known of left.name, right.name or table.name.
+func (c *compiler) knownFurther(n *ast.MemberNode, r *further, name string, soft bool) Field {
+	path := r.name + "." + name
+	if c.roots.shape != nil && soft {
+		c.roots.shape.soft[path] = true
+	}
+	if r.shape == nil {
+		return Field{kinds: anyKind}
+	}
+	f, there := r.shape.Fields[name]
+	switch {
+	case !there:
+		if !r.shape.Open && !soft {
+			c.miss(n, path, *r.shape)
+		}
+		return Field{kinds: anyKind}
+	case r.null || f.Optional || soft:
+		f.kinds |= isNull
+	}
+	return f
+}
+
 // knownInside is what is known of a field of an object.
 func (c *compiler) knownInside(n *ast.MemberNode, base node, soft bool) Field {
 	unknown := Field{kinds: anyKind}
 	name, ok := n.Property.(*ast.StringNode)
-	path, ofRow := pathOf(n)
+	path, _ := pathOf(n)
 	if !ok || c.roots.shape == nil {
 		return unknown
 	}
-	if soft && ofRow {
+	if soft {
 		c.roots.shape.soft[path] = true
 	}
 	if base.inside == nil {

@@ -19,6 +19,9 @@ type further struct {
 	kinds  kinds    // of a single value
 	fields []string // of several values
 	each   []kinds  // of these
+
+	shape *Shape // what is known of a row; nil: nothing
+	null  bool   // there may be no row, where shape is known
 }
 
 // also returns roots with further ones.
@@ -50,7 +53,7 @@ func (c *compiler) furtherRoot(n *ast.IdentifierNode, r *further) node {
 	at, place := c.site(n, r.name), r.at
 	switch {
 	case r.row:
-		return node{kinds: isObject | isNull, eval: func(f *frame) (kis.Value, bool) {
+		return node{kinds: isObject | isNull, inside: r.shape, eval: func(f *frame) (kis.Value, bool) {
 			if f.rows[place] == nil {
 				return kis.Value{}, true
 			}
@@ -69,7 +72,8 @@ func (c *compiler) furtherRoot(n *ast.IdentifierNode, r *further) node {
 func (c *compiler) furtherField(n *ast.MemberNode, at *site, r *further, name string, soft bool) node {
 	place := r.at
 	if r.row {
-		return node{kinds: anyKind, eval: func(f *frame) (kis.Value, bool) {
+		known := c.knownFurther(n, r, name, soft)
+		return node{kinds: known.kinds, inside: known.Inside, eval: func(f *frame) (kis.Value, bool) {
 			if f.rows[place] == nil {
 				return kis.Value{}, true
 			}

@@ -108,7 +108,7 @@ func (b *builder) join(body *Join) func(*frame) (kis.Runner, error) {
 	for i, side := range []JoinSide{body.Left, body.Right} {
 		s := &p.sides[i]
 		if side.When != "" {
-			s.when = b.condition(path+"."+s.name+".when", side.When, rows)
+			s.when = b.condition(path+"."+s.name+".when", side.When, rows.holding())
 		}
 		switch side.Keep {
 		case "", "all", "last":
@@ -123,7 +123,8 @@ func (b *builder) join(body *Join) func(*frame) (kis.Runner, error) {
 	see.row, see.meta = false, false
 	see.without["row"] = "cannot be used here: a pair has two rows, left and right"
 	see.without["meta"] = "cannot be used here: a pair has two events"
-	see = see.also(further{name: "left", at: 0, row: true}, further{name: "right", at: 1, row: true})
+	see = see.also(further{name: "left", at: 0, row: true, shape: b.side("left"), null: p.sides[1].outer},
+		further{name: "right", at: 1, row: true, shape: b.side("right"), null: p.sides[0].outer})
 	if body.On != "" {
 		p.on = b.condition(path+".on", body.On, see)
 	}

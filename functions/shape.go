@@ -50,6 +50,9 @@ func FieldOf(typ string, optional bool) (Field, bool) {
 	return Field{kinds: k, Optional: optional}, ok
 }
 
+// TimeField is a field that an event time can be read from: a number or a text.
+func TimeField() Field { return Field{kinds: numbers | isString} }
+
 // ObjectOf makes a field that is an object of a shape.
 func ObjectOf(inside Shape, optional bool) Field {
 	f := Field{kinds: isObject, Optional: optional, Inside: &inside}

@@ -38,7 +38,7 @@ func (b *builder) table(body *Load) func(*frame) (kis.Runner, error) {
 	if len(b.spec.Must) == 0 {
 		b.wrong("load.as", "name the fields by which rows are looked up in source: {must: [...]}", "a table has a row for each key, and the function has none")
 	}
-	see := b.see().also(further{name: "table", at: 0, row: true})
+	see := b.see().also(further{name: "table", at: 0, row: true, shape: b.side("table"), null: body.Missing == "" || body.Missing == "pass"})
 	use := fieldUse{whole: body.Set == nil}
 	var sets []tableSet
 	for _, e := range b.emits("load.set", body.Set, see) {

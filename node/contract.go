@@ -133,7 +133,11 @@ func (t *tracer) follow(f *flowdef.Flow) (changed bool) {
 func (t *tracer) entries(f *flowdef.Flow) *rows {
 	var in *rows
 	for i := range f.Entries {
-		in = either(in, t.entry(f, i))
+		e := t.entry(f, i)
+		if f.Time != nil && f.Time.Field.Value != "" {
+			t.eventTime(f, i, *e)
+		}
+		in = either(in, e)
 	}
 	if in == nil && !slices.ContainsFunc(f.Steps, func(s flowdef.Step) bool {
 		fn := t.set.Funcs[s.Function.Value]
@@ -142,6 +146,19 @@ func (t *tracer) entries(f *flowdef.Flow) *rows {
 		return &rows{Shape: functions.Shape{Open: true}} // fed by hand
 	}
 	return in
+}
+
+// eventTime checks the field that the rows of an entry have their event time from.
+func (t *tracer) eventTime(f *flowdef.Flow, i int, in rows) {
+	m := in.Needs(f.Time.Field.Value, functions.TimeField())
+	if m.Message == "" {
+		return
+	}
+	code := codeFieldType
+	if m.Missing != "" {
+		code = codeNoField
+	}
+	t.noteAt(f, fmt.Sprintf("at entry %s of flow %q", f.Entries[i].Subject.Value, f.Name), f.Time.Field.Pos, code, m.Message, m.Hint, &in.Shape)
 }
 
 // entry is what comes in at one entry.
@@ -184,6 +201,9 @@ func (t *tracer) load(f *flowdef.Flow, i int, fn *flowdef.Func, now *rows) *rows
 	if !saved || !enabled {
 		in = &rows{Shape: functions.Shape{Open: true}}
 	}
+	if fn.Load != nil && fn.Load.Table {
+		return t.table(f, i, fn, now, in)
+	}
 	var out *rows
 	for _, side := range []*rows{now, in} {
 		if side != nil {
@@ -192,6 +212,23 @@ func (t *tracer) load(f *flowdef.Flow, i int, fn *flowdef.Func, now *rows) *rows
 		}
 	}
 	return out
+}
+
+// table is what is known of the rows behind a Load as a table: those from before it, with fields of the table.
+func (t *tracer) table(f *flowdef.Flow, i int, fn *flowdef.Func, now, in *rows) *rows {
+	if now == nil {
+		return nil
+	}
+	at, beside := place{f, i}, &functions.Shape{Open: true} // of a table to which no row gets
+	if in != nil {
+		keyed := t.infer(fn, functions.Spec{Name: fn.Name, Mode: kis.Verify, Must: mustOf(fn)}, in.Shape, nil)
+		t.findings(at, fn, *in, keyed)
+		beside = &keyed.contract.Out
+	}
+	now = &rows{t.needs(at, fn, *now), now.guess}
+	made := t.infer(fn, specOf(fn), now.Shape, beside)
+	t.findings(at, fn, rows{now.Shape, now.guess || in != nil && in.guess}, made)
+	return &rows{made.contract.Out, now.guess || in != nil && in.guess}
 }
 
 // either is what is known of rows that are one or the other; nil: there are none.
@@ -211,7 +248,7 @@ func either(a, b *rows) *rows {
 
 // opaque says that nothing but its declaration tells what a function does with rows.
 func (t *tracer) opaque(fn *flowdef.Func) bool {
-	return t.native[fn.Name] || t.faulty[fn.Name] || !hasBody(fn)
+	return t.native[fn.Name] || t.faulty[fn.Name] || !hasBody(fn) || fn.Script != nil || fn.Remote != nil
 }
 
 // offered is what a function says that it emits.
@@ -231,15 +268,8 @@ func (t *tracer) step(f *flowdef.Flow, i int, fn *flowdef.Func, in rows) (out ro
 	if opaque {
 		spec = functions.Spec{Name: fn.Name, Mode: kis.Verify, Must: spec.Must}
 	}
-	made := t.infer(fn, spec, in.Shape)
-	for _, m := range made.mistakes {
-		text := textOf(fn, m.Path)
-		pos := text.Pos
-		if m.Column > 0 {
-			pos = text.At(m.Column - 1)
-		}
-		t.mistake(at, in, pos, m)
-	}
+	made := t.infer(fn, spec, in.Shape, nil)
+	t.findings(at, fn, in, made)
 	switch {
 	case opaque:
 		out = *t.offered(fn)
@@ -269,7 +299,22 @@ func (t *tracer) step(f *flowdef.Flow, i int, fn *flowdef.Func, in rows) (out ro
 	if !opaque {
 		t.keepsWord(at, fn, out.Shape)
 	}
-	return out, nil
+	if late := made.contract.Sent; late != nil {
+		sent = &rows{*late, in.guess}
+	}
+	return out, sent
+}
+
+// findings notes what is wrong with a function for some rows.
+func (t *tracer) findings(at place, fn *flowdef.Func, in rows, made inferred) {
+	for _, m := range made.mistakes {
+		text := textOf(fn, m.Path)
+		pos := text.Pos
+		if m.Column > 0 {
+			pos = text.At(m.Column - 1)
+		}
+		t.mistake(at, in, pos, m)
+	}
 }
 
 // emits says that what a function emits holds none of the row's fields but those that it names.
@@ -279,16 +324,21 @@ func emits(fn *flowdef.Func) bool {
 		return fn.Expand.Emit != nil
 	case fn.Calculate != nil:
 		return fn.Calculate.Emit != nil && fn.Calculate.When.Value == ""
+	case fn.Join != nil:
+		return true
 	}
 	return false
 }
 
-// infer asks the function, once for each shape.
-func (t *tracer) infer(fn *flowdef.Func, spec functions.Spec, in functions.Shape) inferred {
+// infer asks the function, once for each shape. The rows beside those of a table have a shape, too.
+func (t *tracer) infer(fn *flowdef.Func, spec functions.Spec, in functions.Shape, beside *functions.Shape) inferred {
 	key := fn.Name + "\x00" + in.String()
+	if beside != nil {
+		key += "\x00" + beside.String()
+	}
 	made, done := t.known[key]
 	if !done {
-		made.contract, made.mistakes = functions.Infer(spec, in)
+		made.contract, made.mistakes = functions.InferTable(spec, in, beside)
 		from := func(path string) string { return textOf(fn, path).Pos.String() }
 		made.contract.Out = made.contract.Out.Locate(from)
 		if made.contract.Sent != nil {
@@ -364,8 +414,13 @@ func (t *tracer) mistake(at place, in rows, pos flowdef.Pos, m functions.Mistake
 	t.note(at, pos, code, m.Message, m.Hint, &in.Shape)
 }
 
-// note notes a mistake once for each place. What a disabled flow does is a warning.
+// note notes a mistake at a step.
 func (t *tracer) note(at place, pos flowdef.Pos, code, message, hint string, in *functions.Shape) {
+	t.noteAt(at.flow, fmt.Sprintf("at step %q of flow %q", at.flow.Steps[at.step].Name, at.flow.Name), pos, code, message, hint, in)
+}
+
+// noteAt notes a mistake once for each place. What a disabled flow does is a warning.
+func (t *tracer) noteAt(flow *flowdef.Flow, where string, pos flowdef.Pos, code, message, hint string, in *functions.Shape) {
 	key := pos.String() + code
 	if !t.report || t.told[key] {
 		return
@@ -374,8 +429,8 @@ func (t *tracer) note(at place, pos flowdef.Pos, code, message, hint string, in 
 	if in != nil {
 		hint = withOrigin(message, hint, *in)
 	}
-	m := flowdef.NewMistake(pos, code, fmt.Sprintf("%s, at step %q of flow %q", message, at.flow.Steps[at.step].Name, at.flow.Name), hint)
-	if !at.flow.Enabled {
+	m := flowdef.NewMistake(pos, code, message+", "+where, hint)
+	if !flow.Enabled {
 		m.Severity = flowdef.Warning
 	}
 	t.mistakes = append(t.mistakes, m)
