@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/kisflow/kisflow/kis"
@@ -360,4 +361,45 @@ func (p *Partition) copied(ctx context.Context, kind byte, changes []state.Chang
 		return err
 	}
 	return p.install(r, at)
+}
+
+// openLeft opens the partitions of stages that the flow has no more, where dead letters or waiting rows are left: people
+// still have to do with those.
+func (r *Running) openLeft(ctx context.Context) error {
+	names, err := r.system.db.Partitions()
+	if err != nil {
+		return err
+	}
+	f := r.Definition()
+	var left [][]string
+	known := make(map[string]bool)
+	for _, must := range f.Stages() {
+		known[stageName(must)] = true
+	}
+	for _, name := range names {
+		stage, _, ok := cutLast(strings.TrimPrefix(name, f.Name+"/"), '/')
+		stage = strings.ReplaceAll(stage, "=2F", "/")
+		if FlowOfPartition(name) != f.Name || !ok || known[stage] {
+			continue
+		}
+		store, err := r.system.db.Store(name)
+		if err != nil {
+			return err
+		}
+		for _, kind := range []byte{deadKind, pendingKind} {
+			if err := store.Scan([]byte{kind}, []byte{kind + 1}, func(_, _ []byte) bool {
+				if !known[stage] {
+					left = append(left, []string{stage}) // its name is all that counts of it
+				}
+				known[stage] = true
+				return false
+			}); err != nil {
+				return fmt.Errorf("partition %s: %w", name, err)
+			}
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	return r.openStages(ctx, left, false)
 }

@@ -157,6 +157,10 @@ func (s *System) Start(ctx context.Context, f *Flow) (*Running, error) {
 		_ = r.Stop(ctx)
 		return nil, err
 	}
+	if err := r.openLeft(ctx); err != nil {
+		_ = r.Stop(ctx)
+		return nil, err
+	}
 	r.deal()
 	r.wg.Go(r.watch)
 	return r, nil
