@@ -21,6 +21,9 @@ type guard struct {
 	limit time.Duration
 	stop  chan struct{} // ends the watching; nil while nobody watches
 	most  int64         // bytes
+	row   uint64        // counts the rows
+	seen  uint64        // the row that was in hand at the last look,
+	spent time.Duration // and the processor time that the process had spent when it was seen first
 }
 
 // Times between two looks of the guard.
@@ -35,6 +38,7 @@ func (g *guard) begin(vm *goja.Runtime, limit time.Duration) {
 	vm.ClearInterrupt()
 	g.mu.Lock()
 	g.vm, g.since, g.limit = vm, now, limit
+	g.row++
 	alone := g.stop == nil
 	g.mu.Unlock()
 	if alone { // a load: it has a watch of its own
@@ -78,13 +82,30 @@ func (g *guard) look(mine chan struct{}, now time.Time) {
 	if g.stop != mine {
 		return
 	}
-	if g.vm != nil && now.Sub(g.since) > g.limit {
+	if g.vm != nil && g.overTime(now) {
 		g.vm.Interrupt(fmt.Sprintf("longer than %s", g.limit))
 	}
 	if g.memory != nil && g.memory() > g.most {
 		g.over()
 	}
 }
+
+// overTime tells whether the row in hand has had its time: by the clock, and by the processor time that was spent, so that
+// a machine that is busy with other things, or was asleep, is not held against the row.
+func (g *guard) overTime(now time.Time) bool {
+	if g.seen != g.row {
+		g.seen, g.spent = g.row, processorTime()
+		return false
+	}
+	if now.Sub(g.since) <= g.limit {
+		return false
+	}
+	spent := processorTime()
+	return spent < 0 || spent-g.spent >= g.limit*3/4 || now.Sub(g.since) > patience*g.limit
+}
+
+// patience is how many times the limit a row may take by the clock if it has not had as much processor time.
+const patience = 10
 
 // rest ends the watching.
 func (g *guard) rest() {

@@ -34,11 +34,6 @@ func newPool(t testing.TB, workers int) *Pool {
 	return p
 }
 
-// hosts are both kinds of hosts.
-func hosts(t *testing.T) map[string]Host {
-	return map[string]Host{"pool": newPool(t, 2), "in process": InProcess(nil)}
-}
-
 func open(t testing.TB, h Host, s Spec) *runner {
 	t.Helper()
 	r, err := tryOpen(h, s, nil)

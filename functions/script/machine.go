@@ -158,6 +158,9 @@ func (in *instance) context() error {
 	get := func(name string, f func() goja.Value) error {
 		return in.ctx.DefineAccessorProperty(name, vm.ToValue(func(goja.FunctionCall) goja.Value { return f() }), nil, goja.FLAG_FALSE, goja.FLAG_TRUE)
 	}
+	if err := vm.GlobalObject().Delete("GoError"); err != nil { // nothing here makes one
+		return err
+	}
 	params := in.read.read(string(p.params)).(*goja.Object)
 	log := func(c goja.FunctionCall) goja.Value {
 		var parts []string

@@ -386,7 +386,7 @@ func (p *Pool) start() (*process, error) {
 		_ = w.cmd.Wait()
 		close(w.ended)
 	}()
-	kind, payload, err := w.next(context.Background(), time.Now().Add(helloWithin), 0)
+	kind, payload, err := w.next(context.Background(), bounds{within: helloWithin})
 	if err == nil && (kind != helloFrame || (&cursor{b: payload}).number() != protocol) {
 		err = fmt.Errorf("%w: %s %s is no worker of this version", errFrame, p.opt.Program, strings.Join(p.opt.Arguments, " "))
 	}
@@ -441,8 +441,15 @@ var (
 	errLarge = errors.New("too much memory")
 )
 
-// next reads the next frame. Most is the resident bytes that the process may have; 0: any.
-func (w *process) next(ctx context.Context, deadline time.Time, most int64) (kind byte, payload []byte, err error) {
+// bounds are those of the wait for a frame.
+type bounds struct {
+	within time.Duration // by the clock
+	spends time.Duration // it is over only when the process has spent so much processor time, or waited so often; 0: at once
+	most   int64         // resident bytes that the process may have; 0: any
+}
+
+// next reads the next frame.
+func (w *process) next(ctx context.Context, b bounds) (kind byte, payload []byte, err error) {
 	for {
 		kind, payload, rest, ok, err := cutFrame(w.unread)
 		if err != nil {
@@ -452,26 +459,29 @@ func (w *process) next(ctx context.Context, deadline time.Time, most int64) (kin
 			w.unread = rest
 			return kind, payload, nil
 		}
-		if err := w.more(ctx, deadline, most); err != nil {
+		if err := w.more(ctx, b); err != nil {
 			return 0, nil, err
 		}
 	}
 }
 
 // more reads more bytes behind those that are unread.
-func (w *process) more(ctx context.Context, deadline time.Time, most int64) error {
+func (w *process) more(ctx context.Context, b bounds) error {
+	begin, spent := time.Now(), time.Duration(-1)
+	pid := w.cmd.Process.Pid
 	n := copy(w.buf, w.unread)
 	if n == len(w.buf) {
 		w.buf = append(w.buf, make([]byte, len(w.buf))...)
 	}
 	for {
 		now := time.Now()
+		waited := now.Sub(begin)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case now.After(deadline):
+		case waited > b.within && (b.spends == 0 || spent < 0 || waited > patience*b.within || spentBy(pid)-spent >= b.spends):
 			return errSlow
-		case most > 0 && resident(w.cmd.Process.Pid) > most:
+		case waited >= poll && b.most > 0 && resident(pid) > b.most:
 			return errLarge
 		}
 		_ = w.out.SetReadDeadline(now.Add(poll))
@@ -482,6 +492,9 @@ func (w *process) more(ctx context.Context, deadline time.Time, most int64) erro
 		}
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
+			if spent < 0 && b.spends > 0 {
+				spent = spentBy(pid)
+			}
 			continue
 		case err == nil:
 			err = io.ErrNoProgress
@@ -562,16 +575,15 @@ func (e *faultError) Error() string { return e.message }
 // run gives a worker a request.
 func (w *process) run(ctx context.Context, prog *program, request []byte, results func([]byte) error) error {
 	// The worker stops a row in time; what comes on top is for what it cannot stop.
-	within := prog.limits.Time + flushEvery + max(250*time.Millisecond, prog.limits.Time/2)
-	most := int64(0)
+	b := bounds{within: prog.limits.Time + flushEvery + max(250*time.Millisecond, prog.limits.Time/2), spends: prog.limits.Time}
 	if w.base > 0 {
-		most = w.base + prog.limits.Memory + prog.limits.Memory/4 + 32<<20
+		b.most = w.base + prog.limits.Memory + prog.limits.Memory/4 + 32<<20
 	}
 	for try := 0; ; try++ {
 		if !w.loaded[prog.id] {
 			w.frame = append(appendFrame(w.frame[:0], loadFrame), prog.id[:]...)
 			w.frame = endFrame(prog.appendTo(w.frame))
-			if err := w.answer(ctx, w.frame, within, most, nil); err != nil {
+			if err := w.answer(ctx, w.frame, b, nil); err != nil {
 				return err
 			}
 			w.loaded[prog.id] = true
@@ -580,7 +592,7 @@ func (w *process) run(ctx context.Context, prog *program, request []byte, result
 			return nil
 		}
 		w.frame = endFrame(append(appendFrame(w.frame[:0], runFrame), request...))
-		err := w.answer(ctx, w.frame, within, most, results)
+		err := w.answer(ctx, w.frame, b, results)
 		if f := (*faultError)(nil); errors.As(err, &f) && f.message == "" && try == 0 {
 			delete(w.loaded, prog.id) // it had to give way to others
 			continue
@@ -590,13 +602,13 @@ func (w *process) run(ctx context.Context, prog *program, request []byte, result
 }
 
 // answer sends a frame and reads until the worker is done with it.
-func (w *process) answer(ctx context.Context, frame []byte, within time.Duration, most int64, results func([]byte) error) error {
-	_ = w.in.SetWriteDeadline(time.Now().Add(within + helloWithin))
+func (w *process) answer(ctx context.Context, frame []byte, b bounds, results func([]byte) error) error {
+	_ = w.in.SetWriteDeadline(time.Now().Add(b.within + helloWithin))
 	if _, err := w.in.Write(frame); err != nil {
 		return err
 	}
 	for {
-		kind, payload, err := w.next(ctx, time.Now().Add(within), most)
+		kind, payload, err := w.next(ctx, b)
 		if err != nil {
 			return err
 		}
