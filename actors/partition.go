@@ -66,6 +66,8 @@ type Options struct {
 	SnapshotBytes uint64
 	// Owner is who writes, for people to read.
 	Owner string
+
+	eager bool // watermarks are told at once: a trial's clock stands still
 }
 
 func (o Options) withDefaults() Options {

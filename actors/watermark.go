@@ -318,7 +318,7 @@ func (p *Partition) marksDue(now time.Time) bool {
 	if !p.timed || len(p.time.outs) == 0 && len(p.time.saves) == 0 {
 		return false
 	}
-	if now.Sub(p.time.toldAt) >= markEvery || p.untold(endOfTime) {
+	if p.opt.eager || now.Sub(p.time.toldAt) >= markEvery || p.untold(endOfTime) {
 		return p.untold(0)
 	}
 	return false

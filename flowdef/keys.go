@@ -188,11 +188,44 @@ var keys = []Key{
 	{Kind: "global", Path: "state_cache", Type: typeSize, Default: "256MiB", Doc: "Key state that is kept in memory."},
 }
 
+// testKeys are the keys of files with tests.
+var testKeys = []Key{
+	{Kind: "test", Path: "test", Type: typeText, Doc: "What the test shows, in a few words. Required."},
+	{Kind: "test", Path: "flow", Type: typeName, Default: "the only one that takes events", Doc: "The flow that is fed and looked at."},
+	{Kind: "test", Path: "start", Type: "time", Default: "2026-01-01T00:00:00Z", Doc: "When the test's clock starts. It moves only by `wait`."},
+	{Kind: "test", Path: "steps", Type: typeList, Doc: "What the test does and expects, in order: each step has one of in, wait, end, out, state and dead_letters. Required."},
+	{Kind: "test", Path: "steps.in", Type: "row or list of rows", Doc: "Events that are published, one a message. A text is published as it is: to see what becomes of what is no row."},
+	{Kind: "test", Path: "steps.subject", Type: typeSubject, Default: "the flow's entry; any", Doc: "Of in: where it is published. Of out: the subject that is looked at."},
+	{Kind: "test", Path: "steps.wait", Type: typeDuration, Doc: "Moves the clock on; what falls due on the way happens at its time."},
+	{Kind: "test", Path: "steps.end", Type: typeBool, Doc: "Ends the entries: all windows close, all timers fire."},
+	{Kind: "test", Path: "steps.out", Type: "row or list of rows", Doc: "What has come out since the last `out`, in order; `[]` for nothing."},
+	{Kind: "test", Path: "steps.any_order", Type: typeBool, Default: "false", Doc: "Of out and dead_letters: the order does not matter."},
+	{Kind: "test", Path: "steps.partial", Type: typeBool, Default: "false", Doc: "Of out, state and dead_letters: there may be more fields than are named."},
+	{Kind: "test", Path: "steps.state", Type: typeMapping, Doc: "The state of a key."},
+	{Kind: "test", Path: "steps.state.flow", Type: typeName, Default: "the one that is fed", Doc: "The flow."},
+	{Kind: "test", Path: "steps.state.step", Type: typeName, Doc: "The step. Required."},
+	{Kind: "test", Path: "steps.state.key", Type: typeMapping, Doc: "The values of the step's must fields. Required."},
+	{Kind: "test", Path: "steps.state.is", Type: typeMapping, Default: "none", Doc: "The state's fields; left out: the key has no state."},
+	{Kind: "test", Path: "steps.dead_letters", Type: typeList, Doc: "The dead letters of the flow that have come since the last look; `[]` for none."},
+	{Kind: "test", Path: "steps.dead_letters.step", Type: typeName, Default: "any", Doc: "The step."},
+	{Kind: "test", Path: "steps.dead_letters.reason", Type: typeText, Default: "any", Doc: "A part of the reason."},
+	{Kind: "test", Path: "steps.dead_letters.row", Type: typeMapping, Default: "any", Doc: "The row."},
+}
+
+// keysOf returns the keys of a kind of documents.
+func keysOf(kind string) []Key {
+	if kind == "test" {
+		return testKeys
+	}
+	return keys
+}
+
 // kinds are the kinds of definitions.
 var kinds = []string{"func", "flow", "conn", "global"}
 
 // findKey returns the key at a path of a kind, by its name or its older spelling.
 func findKey(kind, parent, name string) *Key {
+	keys := keysOf(kind)
 	for i := range keys {
 		k := &keys[i]
 		if k.Kind != kind || k.parent() != parent {
@@ -208,7 +241,7 @@ func findKey(kind, parent, name string) *Key {
 // keysAt returns the names of the keys below a path of a kind.
 func keysAt(kind, parent string) []string {
 	var names []string
-	for _, k := range keys {
+	for _, k := range keysOf(kind) {
 		if k.Kind == kind && k.parent() == parent {
 			names = append(names, k.name())
 		}
@@ -229,7 +262,7 @@ func (k Key) name() string { return k.Path[strings.LastIndexByte(k.Path, '.')+1:
 // elsewhere returns the path of a key of that name at another place of the kind, if there is just one.
 func elsewhere(kind, parent, name string) string {
 	var found []string
-	for _, k := range keys {
+	for _, k := range keysOf(kind) {
 		if k.Kind == kind && k.parent() != parent && (k.name() == name || k.Old == name && name != "") {
 			found = append(found, k.Path)
 		}

@@ -60,11 +60,19 @@ func Load(paths ...string) (*Set, Mistakes) {
 
 // list returns the files of a path: itself, or those of the folder.
 func list(path string) ([]string, error) {
+	return listed(path, func(name string) bool { return !IsTestFile(name) })
+}
+
+// listed returns the files of a path: itself, or those of the folder that are wanted.
+func listed(path string, want func(name string) bool) ([]string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, cause(err)
 	}
 	if !info.IsDir() {
+		if !want(path) {
+			return nil, nil
+		}
 		return []string{path}, nil
 	}
 	var files []string
@@ -73,7 +81,7 @@ func list(path string) ([]string, error) {
 			return err
 		}
 		ext := filepath.Ext(p)
-		if ext != ".yml" && ext != ".yaml" || e.IsDir() {
+		if ext != ".yml" && ext != ".yaml" || e.IsDir() || !want(p) {
 			return nil
 		}
 		files = append(files, p)

@@ -126,6 +126,11 @@ func TestYAMLReference(t *testing.T) {
 		}
 	}
 	b.WriteString(yamlEnd)
+	b.WriteString("\n## Files with tests\n\nFiles whose names end in `.test.yaml` or `.test.yml` hold tests for `kisctl test`, as documents; they are no definitions, and a\n" +
+		"folder that is read for definitions passes over them. Keys below `steps` are those of each step.\n\n| key | type | default | |\n|---|---|---|---|\n")
+	for _, k := range testKeys {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", k.Path, k.Type, k.Default, k.Doc)
+	}
 	reference(t, "yaml.md", b.String())
 }
 
