@@ -98,7 +98,7 @@ func hasBody(def *flowdef.Func) bool {
 	}
 	switch kis.Mode(def.Mode) {
 	case kis.Calculate:
-		return def.Calculate != nil
+		return def.Calculate != nil || def.Join != nil
 	case kis.Expand:
 		return def.Expand != nil
 	}
@@ -123,6 +123,7 @@ func specOf(def *flowdef.Func) functions.Spec {
 			s.Calculate.State = append(s.Calculate.State, functions.StateField{Name: f.Name, Init: f.Init.Value, Set: f.Set.Value})
 		}
 	}
+	modelOf(def, &s, emit)
 	if e := def.Expand; e != nil {
 		s.Expand = &functions.Expand{Subject: e.Subject.Value, Emit: emit(e.Emit), When: e.When.Value}
 	}
@@ -150,6 +151,9 @@ func textOf(def *flowdef.Func, path string) flowdef.Text {
 		return at
 	}
 	rest := strings.Join(part[min(2, len(part)):], ".")
+	if t, ok := modelText(def, part, rest, emit); ok {
+		return t
+	}
 	switch {
 	case len(part) >= 2 && part[0] == "verify":
 		if i, err := strconv.Atoi(part[1]); err == nil && i >= 0 && i < len(def.Verify) {
@@ -393,6 +397,13 @@ func (pl *planner) step(ctx context.Context, set *flowdef.Set, flow *flowdef.Flo
 		if _, ok := set.Handoff(fn); !ok {
 			return s, connectorMissing(set, fn)
 		}
+	}
+	if late := lateSubject(fn); late != "" && pl.functions[fn.Name] == nil {
+		out, err := pl.output(ctx, late, flow.Outputs)
+		if err != nil {
+			return s, err
+		}
+		s.Outputs = []actors.Output{out}
 	}
 	if fn.Expand != nil {
 		out, err := pl.output(ctx, fn.Expand.Subject.Value, flow.Outputs)
