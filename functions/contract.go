@@ -380,7 +380,7 @@ func (c *compiler) known(n *ast.MemberNode, name string, k kinds, soft bool) Fie
 	}
 	if soft {
 		s.soft[name] = true
-	} else if c.unsure == 0 {
+	} else if c.unsure == 0 && c.facts != nil {
 		c.facts.present[name] = true
 	}
 	f, there := s.shape.Fields[name]
