@@ -197,40 +197,23 @@ func (s *System) RemoveStep(ctx context.Context, f *Flow, step string, must []st
 	if err := s.ensure(ctx, f); err != nil {
 		return 0, err
 	}
-	names, err := s.db.Partitions()
-	if err != nil {
-		return 0, err
-	}
 	stages := [][]string{must}
 	if len(must) == 0 {
 		stages = f.Stages()
 	}
 	for _, must := range stages {
 		for number := range s.opt.Partitions {
-			name := PartitionName(f.Name, stageName(must), number)
-			if !contains(names, name) {
-				continue
-			}
-			p, err := s.takeOver(ctx, f, must, number)
+			p, err := s.takeOver(ctx, f, must, number) // its store may hold less than its log, or nothing
 			if err != nil {
 				return removed, err
 			}
 			n, err := p.removeStep(ctx, step, true)
 			if removed += n; err != nil {
-				return removed, fmt.Errorf("partition %s: %w", name, err)
+				return removed, fmt.Errorf("partition %s: %w", p.name, err)
 			}
 		}
 	}
 	return removed, nil
-}
-
-func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
 }
 
 // takeOver opens a partition of a flow that does not run.
@@ -364,7 +347,8 @@ func (p *Partition) copied(ctx context.Context, kind byte, changes []state.Chang
 }
 
 // openLeft opens the partitions of stages that the flow has no more, where dead letters or waiting rows are left: people
-// still have to do with those.
+// still have to do with those. Whoever takes a stage out of a flow flushes the stores afterwards: they are what is
+// looked at.
 func (r *Running) openLeft(ctx context.Context) error {
 	names, err := r.system.db.Partitions()
 	if err != nil {

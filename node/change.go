@@ -182,10 +182,14 @@ func (n *Node) finishRemovals(ctx context.Context, name string, e *flowEntry, ru
 	return n.removed(ctx, e)
 }
 
-// removed writes that nothing is left to remove.
+// removed writes that nothing is left to remove. What the partitions of a former stage still hold is on the disk by
+// then: the next start looks for it there.
 func (n *Node) removed(ctx context.Context, e *flowEntry) error {
 	if len(e.Removing) == 0 {
 		return nil
+	}
+	if err := n.db.Flush(); err != nil {
+		return err
 	}
 	n.mu.Lock()
 	e.Removing = nil

@@ -46,24 +46,21 @@ func (n *Node) ShadowDiff(ctx context.Context, flow string, examples int) (api.S
 	ctx, cancel := context.WithTimeout(ctx, diffTime)
 	defer cancel()
 	d := &shadowDiff{n: n, flow: flow, entry: e, counts: counts, shadow: shadow, examples: examples, out: &out}
+	if d.origins, err = counts.Marks(ctx); err != nil {
+		return out, answer(err)
+	}
+	if err := d.meet(ctx); err != nil { // what is there already is to be part of it
+		return out, answer(err)
+	}
 	ends, err := d.ends(ctx)
 	if err != nil {
 		return out, answer(err)
 	}
-	if d.origins, err = counts.Marks(ctx); err != nil {
+	if err := d.meet(ctx); err != nil {
 		return out, answer(err)
 	}
-	if d.marks, err = counts.Newest(ctx); err != nil {
-		return out, answer(err)
-	}
-	wait, stop := context.WithTimeout(ctx, diffCatchUp)
-	err = errors.Join(counts.Await(wait, d.marks), shadow.Await(wait, d.marks))
-	stop()
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+	if d.behind {
 		out.Notes = append(out.Notes, fmt.Sprintf("the two have not met within %s; what is on its way is told as a difference of outputs", diffCatchUp))
-		d.behind = true
-	} else if err != nil {
-		return out, answer(err)
 	}
 	if err := d.states(ctx); err != nil {
 		return out, answer(err)
@@ -78,6 +75,20 @@ func (n *Node) ShadowDiff(ctx context.Context, flow string, examples int) (api.S
 	out.DeadLetters = now - min(now, e.DeadLetters)
 	out.ShadowDeadLetters, err = deadLetters(ctx, shadow)
 	return out, answer(err)
+}
+
+// meet waits until both have had all that the inputs hold now, for a while.
+func (d *shadowDiff) meet(ctx context.Context) (err error) {
+	if d.marks, err = d.counts.Newest(ctx); err != nil {
+		return err
+	}
+	wait, stop := context.WithTimeout(ctx, diffCatchUp)
+	defer stop()
+	if err = errors.Join(d.counts.Await(wait, d.marks), d.shadow.Await(wait, d.marks)); errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		d.behind = true
+		return nil
+	}
+	return err
 }
 
 type shadowDiff struct {
