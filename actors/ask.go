@@ -279,6 +279,22 @@ func (r *Running) Watermarks(ctx context.Context) ([]WatermarkStatus, error) {
 			return nil, ctx.Err()
 		}
 	}
+	since := make(map[string]time.Time)
+	r.mu.Lock()
+	for _, d := range r.deals {
+		d.mu.Lock()
+		if d.dealer != nil {
+			since[d.flow.Inputs[d.input].Name] = time.Unix(0, d.dealer.brought.Load()).UTC()
+		}
+		d.mu.Unlock()
+	}
+	r.mu.Unlock()
+	for i := range all {
+		for k := range all[i].Sources {
+			s := &all[i].Sources[k]
+			s.Since = since[s.Name]
+		}
+	}
 	return all, nil
 }
 

@@ -206,6 +206,7 @@ type WatermarkSource struct {
 	Time  time.Time // its own watermark; the zero time: none known yet
 	Idle  bool      // it brings nothing, and is not waited for
 	Holds bool      // it is the lowest: the watermark waits for it
+	Since time.Time // of an input, when it brought something last; the zero time: not known
 }
 
 // Watermarks explains the watermarks of all steps that rows reach in this partition.

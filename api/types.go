@@ -134,8 +134,30 @@ type Flow struct {
 	StateKeys  uint64   `json:"state_keys"`
 	StateBytes uint64   `json:"state_bytes"`
 	// PublishSubject is where publishing feeds the flow; empty where that is not one plain subject.
-	PublishSubject string   `json:"publish_subject"`
-	Warnings       []string `json:"warnings"`
+	PublishSubject string      `json:"publish_subject"`
+	Warnings       []string    `json:"warnings"`
+	Watermarks     []Watermark `json:"watermarks"` // of the steps of a flow that looks at event time
+}
+
+// Watermark explains how far the event time of a step has come: that of the partition which is furthest behind.
+type Watermark struct {
+	Step      string            `json:"step"`
+	Time      *time.Time        `json:"time"`      // no older row is expected; null: none known yet
+	Ended     bool              `json:"ended"`     // the inputs have ended
+	Partition string            `json:"partition"` // the one that is furthest behind
+	Sources   []WatermarkSource `json:"sources"`
+	Timers    int               `json:"timers"`         // that wait for the watermark, as far as they are in memory
+	Next      *time.Time        `json:"next,omitempty"` // when the first of them is due
+	Says      string            `json:"says"`           // what holds it, and what will happen, for people
+}
+
+// WatermarkSource is one of those whose lowest a watermark is.
+type WatermarkSource struct {
+	Name  string     `json:"name"`            // an input, a partition, or the step before
+	Time  *time.Time `json:"time"`            // its own watermark; null: none known yet
+	Idle  bool       `json:"idle"`            // it brings nothing, and is not waited for
+	Holds bool       `json:"holds"`           // the watermark waits for it
+	Since *time.Time `json:"since,omitempty"` // when it brought something last
 }
 
 // Stage is a run of steps that share a key.

@@ -233,7 +233,7 @@ func (n *Node) Functions(_ context.Context, page api.Page) (api.List[api.Functio
 		switch {
 		case n.planner.functions[fn.Name] != nil:
 			f.Implementation = "go"
-		case fn.Calculate != nil || fn.Expand != nil || len(fn.Verify) > 0 || fn.Mode == string(kis.Verify):
+		case fn.Calculate != nil || fn.Join != nil || fn.Expand != nil || len(fn.Verify) > 0 || fn.Mode == string(kis.Verify):
 			f.Implementation = "yaml"
 		case fn.Mode == string(kis.Save) || fn.Mode == string(kis.Load):
 			f.Implementation = "connector"
@@ -292,7 +292,7 @@ func (n *Node) Flow(ctx context.Context, name string) (api.Flow, error) {
 	n.mu.Lock()
 	set, def := n.set, flowNamed(n.set, name)
 	n.mu.Unlock()
-	out := api.Flow{FlowSummary: sum, File: def.Pos.File, Source: def.Source, Warnings: []string{}, Outputs: []api.Output{}, Stages: []api.Stage{}, Inputs: []api.Lag{}}
+	out := api.Flow{FlowSummary: sum, File: def.Pos.File, Source: def.Source, Warnings: []string{}, Outputs: []api.Output{}, Stages: []api.Stage{}, Inputs: []api.Lag{}, Watermarks: []api.Watermark{}}
 	switch {
 	case len(def.Entries) == 1 && !strings.ContainsAny(def.Entries[0].Subject.Value, "*>"):
 		out.PublishSubject = def.Entries[0].Subject.Value
@@ -342,6 +342,9 @@ func (n *Node) Flow(ctx context.Context, name string) (api.Flow, error) {
 				ap.Reason = p.Reason.Error()
 			}
 			stages[p.Stage].Partitions = append(stages[p.Stage].Partitions, ap)
+		}
+		if out.Watermarks, err = watermarks(ctx, r); err != nil {
+			return out, err
 		}
 		lag, err := n.flowLag(ctx, r)
 		if err != nil {

@@ -133,6 +133,17 @@ func (a *app) printFlow(f api.Flow) error {
 		return err
 	}
 	rows = nil
+	for _, w := range f.Watermarks {
+		at := "-"
+		if w.Time != nil {
+			at = when(*w.Time)
+		}
+		rows = append(rows, []string{w.Step, at, number(w.Timers), w.Partition, w.Says})
+	}
+	if err := a.section("WATERMARKS", newTable("STEP", "WATERMARK", "#TIMERS", "FURTHEST BEHIND", "WHY"), rows); err != nil {
+		return err
+	}
+	rows = nil
 	for _, o := range f.Outputs {
 		rows = append(rows, []string{o.Step, o.Kind, o.Target, dash(o.Stream), o.Guarantee})
 	}
