@@ -248,12 +248,12 @@ func (b *builder) calculated(c *Calculate) Shape {
 
 // emitted is the shape of emitted rows.
 func (b *builder) emitted(path string, fields []EmitField) Shape {
-	out := Shape{Fields: make(map[string]Field, len(fields))}
+	out, room := Shape{Fields: make(map[string]Field, len(fields))}, maxInsideFields
 	for _, e := range fields {
 		at := path + "." + e.Name
 		f := Field{kinds: anyKind, path: at}
 		if p := b.row.made[at]; p != nil {
-			f.kinds, f.Inside = p.kinds, trimmed(p.inside, maxInside)
+			f.kinds, f.Inside = p.kinds, trimmed(p.inside, maxInside, &room)
 		}
 		out.Fields[e.Name] = f
 	}

@@ -426,3 +426,26 @@ func TestInferAgainstRows(t *testing.T) {
 		t.Errorf("%d functions were right, %d wrong, and %d rows came out: the test tests little", right, wrong, came)
 	}
 }
+
+// TestInferIsBounded nests rows in rows: what is known of them grows no further than its bounds.
+func TestInferIsBounded(t *testing.T) {
+	spec := Spec{Name: "F", Mode: kis.Calculate, Calculate: &Calculate{}}
+	for i := range 100 {
+		spec.Calculate.Emit = append(spec.Calculate.Emit, EmitField{fmt.Sprint("f", i), `{"a": row, "b": {"c": row, "d": [row]}}`})
+	}
+	in := Shape{Open: true}
+	for range 10 {
+		made, mistakes := Infer(spec, in)
+		if len(mistakes) > 0 {
+			t.Fatal(mistakes)
+		}
+		in = made.Out
+	}
+	if n := len(in.String()); n > 200_000 {
+		t.Errorf("the shape has %d bytes", n)
+	}
+	_, mistakes := Infer(Spec{Mode: kis.Verify, Verify: []Rule{{Rule: "row.f0.a.f0.b.x > 1"}}}, in)
+	if len(mistakes) != 1 {
+		t.Errorf("what lies within the bounds is known: %v", mistakes)
+	}
+}

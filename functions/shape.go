@@ -31,8 +31,11 @@ type Field struct {
 	wrong bool   // no row has it: a mistake has been made of it, and is not made again
 }
 
-// maxInside is how deep objects in objects are told apart. What lies deeper may be anything.
-const maxInside = 4
+// What is known of objects in objects is bounded; what lies beyond may be anything.
+const (
+	maxInside       = 4    // how deep they lie
+	maxInsideFields = 1000 // how many fields of theirs a shape has
+)
 
 // fieldTypes are the names of types, as a definition writes them.
 var fieldTypes = map[string]kinds{
@@ -173,14 +176,16 @@ func insideOf(f kinds, in *Shape, g kinds, also *Shape) *Shape {
 	return &both
 }
 
-// trimmed is what is known of an object down to a depth.
-func trimmed(s *Shape, depth int) *Shape {
-	if s == nil || depth == 0 {
+// trimmed is what is known of an object down to a depth, and as long as there is room for its fields.
+func trimmed(s *Shape, depth int, room *int) *Shape {
+	if s == nil || depth == 0 || len(s.Fields) > *room {
 		return nil
 	}
+	*room -= len(s.Fields)
 	fields := make(map[string]Field, len(s.Fields))
-	for name, f := range s.Fields {
-		f.Inside = trimmed(f.Inside, depth-1)
+	for _, name := range s.Names() {
+		f := s.Fields[name]
+		f.Inside = trimmed(f.Inside, depth-1, room)
 		fields[name] = f
 	}
 	return &Shape{Fields: fields, Open: s.Open}
