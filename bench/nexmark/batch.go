@@ -14,12 +14,26 @@ type Decimal string
 
 // Query is one query, computed from a list of events.
 type Query struct {
-	Name string // q0: flows/q0.yaml answers it on nexmark.out.q0
+	Name string // q0: flows/q0.yaml answers it on OutSubject("q0")
 	// Key is the fields whose rows come in an order of their own. Without fields no order is promised.
 	Key []string
-	// Answer computes the rows, in the order of the bids that cause them.
+	// Running: there is a row for every change, and the last one of each key is the answer.
+	Running bool
+	// Counted: the number of rows is the same in whatever order the events come.
+	Counted bool
+	// Least is the lowest rate, in events a second of event time, for which the flow has rows at all, and its bounds of time
+	// are wide enough.
+	Least float64
+	// Clock: the rows depend on the clock. What can be compared is the sum of a field.
+	Clock string
+	// Wait is how long behind the event that completes them rows come out, in event time.
+	Wait time.Duration
+	// Answer computes the rows, in the order of the events that cause them.
 	Answer func([]Event) []Row
 }
+
+// Lateness is how far events may be out of order for the queries that go by event time.
+const Lateness = 4 * time.Second
 
 // Queries are the queries that there are flows for.
 func Queries() []Query {
@@ -27,9 +41,22 @@ func Queries() []Query {
 		{Name: "q0", Answer: perBid(q0)},
 		{Name: "q1", Answer: perBid(q1)},
 		{Name: "q2", Answer: perBid(q2)},
+		{Name: "q3", Answer: q3},
+		{Name: "q4", Key: []string{"category"}, Running: true, Least: 30, Answer: q4},
+		{Name: "q5", Wait: Lateness, Answer: q5},
+		{Name: "q6", Key: []string{"seller"}, Running: true, Least: 30, Wait: Lateness, Answer: q6},
+		{Name: "q7", Wait: Lateness, Answer: q7},
+		{Name: "q8", Least: 1, Wait: Lateness, Answer: q8},
+		{Name: "q9", Least: 30, Wait: Lateness, Answer: q9},
+		{Name: "q11", Wait: Lateness, Answer: q11},
+		{Name: "q12", Clock: "bids", Answer: q12},
+		{Name: "q13", Answer: q13},
 		{Name: "q14", Answer: perBid(q14)},
-		{Name: "q17", Key: []string{"auction", "day"}, Answer: q17},
-		{Name: "q18", Key: []string{"bidder", "auction"}, Answer: q18},
+		{Name: "q15", Key: []string{"day"}, Running: true, Counted: true, Answer: q15},
+		{Name: "q17", Key: []string{"auction", "day"}, Running: true, Counted: true, Answer: q17},
+		{Name: "q18", Key: []string{"bidder", "auction"}, Running: true, Counted: true, Answer: q18},
+		{Name: "q19", Key: []string{"auction"}, Running: true, Answer: q19},
+		{Name: "q20", Least: 35, Answer: q20},
 		{Name: "q22", Answer: perBid(q22)},
 	}
 }

@@ -1,20 +1,24 @@
 package nexmark
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/bits"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"time"
 )
 
-// Event is one event of the stream. One of the three is there, as Type says.
+// Event is one event of the stream. One of the members is there, as Type says.
 type Event struct {
-	Type    int      `json:"event_type"`
-	Person  *Person  `json:"person,omitempty"`
-	Auction *Auction `json:"auction,omitempty"`
-	Bid     *Bid     `json:"bid,omitempty"`
+	Type     int      `json:"event_type"`
+	DateTime string   `json:"dateTime"` // the event's time, that of its member once more
+	Person   *Person  `json:"person,omitempty"`
+	Auction  *Auction `json:"auction,omitempty"`
+	Bid      *Bid     `json:"bid,omitempty"`
+	Side     *Side    `json:"side,omitempty"`
 }
 
 // Types of events.
@@ -22,6 +26,8 @@ const (
 	TypePerson = iota
 	TypeAuction
 	TypeBid
+	TypeSide // a row of query 13's side table; no event of the generator's
+	TypeEnd  // an event that only says what time it is
 )
 
 // Person is someone who sells and bids.
@@ -61,14 +67,27 @@ type Bid struct {
 	Extra    string `json:"extra"`
 }
 
-// Generator makes events. The zero Generator makes a thousand events a second of event time, from the
+// Side is a row of the table in which query 13 looks bids up.
+type Side struct {
+	Key   int64  `json:"key"`
+	Value string `json:"value"`
+}
+
+// Config says which stream a generator makes. The zero Config is a thousand events a second of event time, from the
 // beginning of 2026 on.
-type Generator struct {
+type Config struct {
 	Seed  uint64
 	Start time.Time // event time of event 0
-	Rate  float64   // events a second of event time
-	// Group is how many neighbours are dealt out of order (5, say); 0 and 1: all are in order.
+	Rate  float64   // events a second of event time, at most a million
+	// Group is how many neighbours are dealt out of order (5, say), below 953; 0 and 1: all are in order.
 	Group int
+}
+
+// Generator makes the events of one stream, each from its number alone: in any order, from any number on, in
+// several goroutines at once.
+type Generator struct {
+	Config
+	names, urls [channels + 4]string // of channels; the hot ones are behind the others
 }
 
 const (
@@ -81,6 +100,7 @@ const (
 	hotEvery                   = 100 // the hot one of so many ids
 	categories, channels       = 5, 10_000
 	channelShare               = 10 // of ten cached URLs one has no channel_id
+	sideRows                   = 10_000
 )
 
 var (
@@ -91,42 +111,129 @@ var (
 	hotChannel = strings.Fields("Google Facebook Baidu Apple")
 )
 
-// Event makes event number n, counted from 0. Any two calls with the same number give the same event.
-func (g Generator) Event(n int) Event {
-	place := n
-	if g.Group > 1 {
-		place = n/g.Group*g.Group + n*953%g.Group
+// New makes a generator. It has the addresses of all channels made beforehand, some 10 milliseconds' work.
+func New(c Config) *Generator {
+	if c.Start.IsZero() {
+		c.Start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	}
-	m := maker{g: g, id: int64(place) + 1, at: g.time(place), rng: rand.New(rand.NewPCG(g.Seed, uint64(place)))}
+	if c.Rate == 0 {
+		c.Rate = 1000
+	}
+	g := &Generator{Config: c}
+	for i := range g.urls {
+		g.names[i] = fmt.Sprintf("channel-%d", i)
+		if i >= channels {
+			g.names[i] = hotChannel[i-channels]
+		}
+		m := maker{rng: *rand.NewPCG(c.Seed, 1<<63|uint64(i))}
+		part := func() string { return string(m.appendText(nil, 5, '_')) }
+		g.urls[i] = "https://www.nexmark.com/" + part() + "/" + part() + "/" + part() + "/item.htm?query=1"
+		if i < channels && i%channelShare != 0 {
+			g.urls[i] += "&channel_id=" + strconv.FormatInt(abs(int32(bits.Reverse32(uint32(i)))), 10)
+		}
+	}
+	return g
+}
+
+// Time is the event time of a place of the stream (which is the event's number where all are in order), to the millisecond.
+func (g *Generator) Time(place int) time.Time { return time.UnixMilli(g.millis(place)).UTC() }
+
+func (g *Generator) millis(place int) int64 {
+	return g.Start.UnixMilli() + int64(float64(place)*1e6/g.Rate)/1000
+}
+
+// Place is where event number n stands by its time.
+func (g *Generator) Place(n int) int {
+	if g.Group > 1 {
+		return n/g.Group*g.Group + n*953%g.Group
+	}
+	return n
+}
+
+// Event makes event number n, counted from 0.
+func (g *Generator) Event(n int) Event {
+	var e Event
+	if err := json.Unmarshal(g.Append(nil, n), &e); err != nil {
+		panic("nexmark: " + err.Error()) // we have just written it
+	}
+	return e
+}
+
+// Append appends event number n, counted from 0, as a line of JSON without its end. Any two calls with the same
+// number append the same.
+func (g *Generator) Append(dst []byte, n int) []byte {
+	place := g.Place(n)
+	m := maker{g: g, id: int64(place) + 1, at: g.millis(place), rng: *rand.NewPCG(g.Seed, uint64(place))}
+	var room [32]byte
+	when := appendTime(room[:0], m.at)
+	dst = append(dst, `{"event_type":`...)
 	switch off := m.id % perEpoch; {
 	case off < auctionsFrom:
-		return Event{Type: TypePerson, Person: m.person()}
+		dst = append(dst, `0,"dateTime":"`...)
+		dst = append(append(dst, when...), `","person":`...)
+		dst = m.person(dst, when)
 	case off < bidsFrom:
-		return Event{Type: TypeAuction, Auction: m.auction(place)}
+		dst = append(dst, `1,"dateTime":"`...)
+		dst = append(append(dst, when...), `","auction":`...)
+		dst = m.auction(dst, when, place)
+	default:
+		dst = append(dst, `2,"dateTime":"`...)
+		dst = append(append(dst, when...), `","bid":`...)
+		dst = m.bid(dst, when)
 	}
-	return Event{Type: TypeBid, Bid: m.bid()}
+	return append(dst, '}')
 }
 
-// time is the event time of a place, to the millisecond.
-func (g Generator) time(place int) time.Time {
-	start, rate := g.Start, g.Rate
-	if start.IsZero() {
-		start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	}
-	if rate == 0 {
-		rate = 1000
-	}
-	return start.Add(time.Duration(float64(place)*1e6/float64(rate)) * time.Microsecond).Truncate(time.Millisecond)
+// AppendEnd appends an event that says that all events before a time have come.
+func AppendEnd(dst []byte, at time.Time) []byte {
+	dst = append(dst, `{"event_type":4,"dateTime":"`...)
+	return append(appendTime(dst, at.UnixMilli()), `"}`...)
 }
 
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+// SideRows is how many rows query 13's table has.
+func SideRows() int { return sideRows }
+
+// AppendSide appends row number n of query 13's table as an event.
+func (g *Generator) AppendSide(dst []byte, n int) []byte {
+	m := maker{rng: *rand.NewPCG(g.Seed, 1<<62|uint64(n))}
+	dst = append(dst, `{"event_type":3,"dateTime":"`...)
+	dst = appendTime(dst, g.Start.UnixMilli())
+	dst = append(dst, `","side":{"key":`...)
+	dst = strconv.AppendInt(dst, int64(n), 10)
+	dst = append(dst, `,"value":"`...)
+	return append(m.appendText(dst, 20, '_'), `"}}`...)
+}
+
+// appendTime writes Unix milliseconds as 2026-01-01T00:00:00.000Z.
+func appendTime(dst []byte, millis int64) []byte {
+	return time.UnixMilli(millis).UTC().AppendFormat(dst, "2006-01-02T15:04:05.000Z")
+}
 
 // maker makes one event.
 type maker struct {
-	g   Generator
-	id  int64
-	at  time.Time
-	rng *rand.Rand
+	g    *Generator
+	id   int64
+	at   int64 // Unix milliseconds
+	rng  rand.PCG
+	bits uint64 // random bits at hand, for characters
+	left int    // how many characters they are good for
+}
+
+// below is a number from 0 to n-1. For the numbers here no one is likelier than another by more than 2^-40.
+func (m *maker) below(n int64) int64 {
+	hi, _ := bits.Mul64(m.rng.Uint64(), uint64(n))
+	return int64(hi)
+}
+
+// character is a number from 0 to n-1, for n up to 64, made of 16 random bits.
+func (m *maker) character(n uint64) uint64 {
+	if m.left == 0 {
+		m.bits, m.left = m.rng.Uint64(), 4
+	}
+	c := (m.bits & 0xffff) * n >> 16
+	m.bits >>= 16
+	m.left--
+	return c
 }
 
 func (m *maker) lastPerson() int64 { return m.id / perEpoch }
@@ -146,107 +253,154 @@ func (m *maker) lastAuction() int64 {
 func (m *maker) anyPerson() int64 {
 	known := m.lastPerson() + 1
 	active := min(known, activePeople)
-	return known - active + m.rng.Int64N(active+lead)
+	return known - active + m.below(active+lead)
 }
 
 func (m *maker) anyAuction() int64 {
 	last := max(m.lastAuction(), 0)
 	low := max(last-openAuctions, 0)
-	return low + m.rng.Int64N(last-low+1+lead)
+	return low + m.below(last-low+1+lead)
 }
 
 // price is between 1 and a million, and each power of ten is as likely as another; in cents.
-func (m *maker) price() int64 { return int64(math.Round(math.Pow(10, 6*m.rng.Float64()) * 100)) }
+func (m *maker) price() int64 {
+	u := float64(m.rng.Uint64()>>11) / (1 << 53)
+	return int64(math.Round(math.Exp(u*6*math.Ln10) * 100))
+}
 
-// text is a word or several of random length below most.
-func (m *maker) text(most int, gap byte) string {
-	b := make([]byte, 3+m.rng.IntN(most-3))
-	for i := range b {
-		if b[i] = byte('a' + m.rng.IntN(26)); m.rng.IntN(13) == 0 {
-			b[i] = gap
+// appendText writes a word or several of random length below most, without blanks at its ends.
+func (m *maker) appendText(dst []byte, most int64, gap byte) []byte {
+	from := len(dst)
+	for range 3 + m.below(most-3) {
+		c := byte('a' + m.character(26))
+		if m.character(13) == 0 {
+			c = gap
+		}
+		dst = append(dst, c)
+	}
+	if gap != ' ' {
+		return dst
+	}
+	for len(dst) > from && dst[len(dst)-1] == ' ' {
+		dst = dst[:len(dst)-1]
+	}
+	blanks := 0
+	for from+blanks < len(dst) && dst[from+blanks] == ' ' {
+		blanks++
+	}
+	return append(dst[:from], dst[from+blanks:]...)
+}
+
+// extra fills an event of so many bytes up to about the average, and ends it. Its characters run from H to z: the backslash
+// is one of them, and JSON must escape it.
+func (m *maker) extra(dst []byte, have, average int) []byte {
+	dst = append(dst, `,"extra":"`...)
+	if want := average - have; want >= 0 {
+		delta := int(math.Round(0.2 * float64(want)))
+		n := want - delta
+		if delta > 0 {
+			n += int(m.below(int64(2 * delta)))
+		}
+		for range n {
+			c := byte('H' + m.character('z'-'H'+1))
+			if c == '\\' {
+				dst = append(dst, c)
+			}
+			dst = append(dst, c)
 		}
 	}
-	return strings.TrimSpace(string(b))
+	return append(dst, `"}`...)
 }
 
-// extra fills an event of so many bytes up to about the average. Its characters run from H to z: the
-// backslash is one of them, and JSON must escape it.
-func (m *maker) extra(have, average int) string {
-	if have > average {
-		return ""
-	}
-	want := average - have
-	delta := int(math.Round(0.2 * float64(want)))
-	n := want - delta
-	if delta > 0 {
-		n += m.rng.IntN(2 * delta)
-	}
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte('H' + m.rng.IntN('z'-'H'+1))
-	}
-	return string(b)
+// member writes a member whose text needs no escapes.
+func member[T string | []byte](dst []byte, name string, value T) []byte {
+	dst = append(append(dst, name...), '"')
+	return append(append(dst, value...), '"')
 }
 
-func (m *maker) person() *Person {
-	p := &Person{
-		ID:         m.lastPerson() + firstPerson,
-		Name:       firstNames[m.rng.IntN(len(firstNames))] + " " + lastNames[m.rng.IntN(len(lastNames))],
-		Email:      m.text(7, ' ') + "@" + m.text(5, ' ') + ".com",
-		CreditCard: fmt.Sprintf("%04d %04d %04d %04d", m.rng.IntN(10_000), m.rng.IntN(10_000), m.rng.IntN(10_000), m.rng.IntN(10_000)),
-		City:       cities[m.rng.IntN(len(cities))],
-		State:      states[m.rng.IntN(len(states))],
-		DateTime:   stamp(m.at),
-	}
-	p.Extra = m.extra(8+len(p.Name)+len(p.Email)+len(p.CreditCard)+len(p.City)+len(p.State), 200)
-	return p
+func numeral(dst []byte, name string, n int64) []byte {
+	return strconv.AppendInt(append(dst, name...), n, 10)
 }
 
-func (m *maker) auction(place int) *Auction {
+func (m *maker) pick(list []string) string { return list[m.below(int64(len(list)))] }
+
+// digits appends four of them.
+func (m *maker) digits(dst []byte) []byte {
+	n := m.below(10_000)
+	return append(dst, byte('0'+n/1000), byte('0'+n/100%10), byte('0'+n/10%10), byte('0'+n%10))
+}
+
+func (m *maker) person(dst, when []byte) []byte {
+	first, last := m.pick(firstNames), m.pick(lastNames)
+	dst = numeral(dst, `{"id":`, m.lastPerson()+firstPerson)
+	dst = append(append(dst, `,"name":"`...), first...)
+	dst = append(append(dst, ' '), last...)
+	dst = append(dst, `","emailAddress":"`...)
+	from := len(dst)
+	dst = append(m.appendText(dst, 7, ' '), '@')
+	dst = append(m.appendText(dst, 5, ' '), ".com"...)
+	email := len(dst) - from
+	dst = append(dst, `","creditCard":"`...)
+	for i := range 4 {
+		if i > 0 {
+			dst = append(dst, ' ')
+		}
+		dst = m.digits(dst)
+	}
+	city, state := m.pick(cities), m.pick(states)
+	dst = member(append(dst, '"'), `,"city":`, city)
+	dst = member(dst, `,"state":`, state)
+	dst = member(dst, `,"dateTime":`, when)
+	return m.extra(dst, 8+len(first)+1+len(last)+email+19+len(city)+len(state), 200)
+}
+
+func (m *maker) auction(dst, when []byte, place int) []byte {
 	seller := m.lastPerson() / hotEvery * hotEvery
-	if m.rng.IntN(4) == 0 {
+	if m.below(4) == 0 {
 		seller = m.anyPerson()
 	}
-	a := &Auction{
-		ID: m.lastAuction() + firstAuction, ItemName: m.text(20, ' '), Description: m.text(100, ' '),
-		InitialBid: m.price(), DateTime: stamp(m.at), Seller: seller + firstPerson,
-		Category: firstCategory + m.rng.Int64N(categories),
-	}
-	a.Reserve = a.InitialBid + m.price()
-	horizon := m.g.time(place + openAuctions*perEpoch/(bidsFrom-auctionsFrom)).Sub(m.at).Milliseconds()
-	a.Expires = stamp(m.at.Add(time.Duration(1+m.rng.Int64N(max(2*horizon, 1))) * time.Millisecond))
-	a.Extra = m.extra(8+len(a.ItemName)+len(a.Description)+8*5, 500)
-	return a
+	dst = numeral(dst, `{"id":`, m.lastAuction()+firstAuction)
+	dst = append(dst, `,"itemName":"`...)
+	from := len(dst)
+	dst = m.appendText(dst, 20, ' ')
+	name := len(dst) - from
+	dst = append(dst, `","description":"`...)
+	from = len(dst)
+	dst = m.appendText(dst, 100, ' ')
+	description := len(dst) - from
+	first := m.price()
+	dst = numeral(append(dst, '"'), `,"initialBid":`, first)
+	dst = numeral(dst, `,"reserve":`, first+m.price())
+	dst = member(dst, `,"dateTime":`, when)
+	// An auction lives for up to twice the time in which so many auctions begin as are open at once.
+	horizon := m.g.millis(place+openAuctions*perEpoch/(bidsFrom-auctionsFrom)) - m.at
+	dst = append(dst, `,"expires":"`...)
+	dst = appendTime(dst, m.at+1+m.below(max(2*horizon, 1)))
+	dst = numeral(append(dst, '"'), `,"seller":`, seller+firstPerson)
+	dst = numeral(dst, `,"category":`, firstCategory+m.below(categories))
+	return m.extra(dst, 8+name+description+8*5, 500)
 }
 
-func (m *maker) bid() *Bid {
+func (m *maker) bid(dst, when []byte) []byte {
 	auction := max(m.lastAuction(), 0) / hotEvery * hotEvery
-	if m.rng.IntN(2) == 0 {
+	if m.below(2) == 0 {
 		auction = m.anyAuction()
 	}
 	bidder := m.lastPerson()/hotEvery*hotEvery + 1
-	if m.rng.IntN(4) == 0 {
+	if m.below(4) == 0 {
 		bidder = m.anyPerson()
 	}
-	b := &Bid{Auction: auction + firstAuction, Bidder: bidder + firstPerson, Price: m.price(), DateTime: stamp(m.at)}
-	if m.rng.IntN(2) == 0 {
-		i := m.rng.IntN(len(hotChannel))
-		b.Channel, b.URL = hotChannel[i], m.url(uint64(channels+i))
-	} else {
-		i := m.rng.IntN(channels)
-		b.Channel, b.URL = fmt.Sprintf("channel-%d", i), m.url(uint64(i))
-		if i%channelShare != 0 {
-			b.URL += fmt.Sprintf("&channel_id=%d", abs(int32(bits.Reverse32(uint32(i)))))
-		}
+	channel := m.below(channels)
+	if m.below(2) == 0 {
+		channel = channels + m.below(int64(len(hotChannel)))
 	}
-	b.Extra = m.extra(8*4, 100)
-	return b
-}
-
-// url is the one address of a channel.
-func (m *maker) url(channel uint64) string {
-	own := maker{rng: rand.New(rand.NewPCG(m.g.Seed, 1<<63|channel))}
-	return fmt.Sprintf("https://www.nexmark.com/%s/%s/%s/item.htm?query=1", own.text(5, '_'), own.text(5, '_'), own.text(5, '_'))
+	dst = numeral(dst, `{"auction":`, auction+firstAuction)
+	dst = numeral(dst, `,"bidder":`, bidder+firstPerson)
+	dst = numeral(dst, `,"price":`, m.price())
+	dst = member(dst, `,"channel":`, m.g.names[channel])
+	dst = member(dst, `,"url":`, m.g.urls[channel])
+	dst = member(dst, `,"dateTime":`, when)
+	return m.extra(dst, 8*4, 100)
 }
 
 func abs(i int32) int64 {
