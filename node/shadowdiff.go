@@ -26,7 +26,8 @@ const (
 	diffTime     = 40 * time.Second // and how long it may take at all
 	diffKeys     = 1_000_000        // keys of a step
 	diffDoubtful = 5_000            // keys of a step that are looked at again
-	diffRows     = 300_000          // outputs of each side
+	diffRows     = 40_000           // outputs of the flow, and twice as many of the shadow
+	diffReading  = 20 * time.Second // for reading them
 	diffText     = 300              // bytes of an example
 	diffTexts    = 32 << 20         // bytes of what may become examples
 )
@@ -341,9 +342,11 @@ func (d *shadowDiff) outputs(ctx context.Context, ends map[string]uint64) error 
 		}
 		return s
 	}
+	reading, stop := context.WithTimeout(ctx, diffReading)
+	defer stop()
 	cut := false
 	for stream, from := range d.entry.Outputs {
-		n, limited, err := d.read(ctx, stream, from, diffRows, func(target string, line []byte, at uint64) {
+		n, limited, err := d.read(reading, stream, from, diffRows, func(target string, line []byte, at uint64) {
 			s := note(target, line)
 			s.flow++
 			if at <= ends[stream] {
@@ -351,7 +354,7 @@ func (d *shadowDiff) outputs(ctx context.Context, ends map[string]uint64) error 
 			}
 		})
 		if err != nil {
-			return err
+			return d.late(ctx, reading, err)
 		}
 		cut = cut || limited || n > diffRows
 	}
@@ -360,7 +363,7 @@ func (d *shadowDiff) outputs(ctx context.Context, ends map[string]uint64) error 
 	if err != nil {
 		return err
 	}
-	_, limited, err := d.read(ctx, own, 0, 2*diffRows, func(target string, line []byte, at uint64) {
+	_, limited, err := d.read(reading, own, 0, 2*diffRows, func(target string, line []byte, at uint64) {
 		s := note(target, line)
 		s.shadow++
 		if at <= ends[own] {
@@ -368,10 +371,10 @@ func (d *shadowDiff) outputs(ctx context.Context, ends map[string]uint64) error 
 		}
 	})
 	if err != nil {
-		return err
+		return d.late(ctx, reading, err)
 	}
 	if cut || limited {
-		d.out.Notes = append(d.out.Notes, fmt.Sprintf("of the outputs only the first %d are compared", diffRows))
+		d.out.Notes = append(d.out.Notes, fmt.Sprintf("of the outputs only the first %d since the shadow began are compared", diffRows))
 	}
 	lost := info.First > 1 && info.Last > 0
 	if lost {
@@ -396,6 +399,15 @@ func (d *shadowDiff) outputs(ctx context.Context, ends map[string]uint64) error 
 		o.Examples = append(o.Examples, only[:min(len(only), d.examples)]...)
 		d.out.Outputs = append(d.out.Outputs, o)
 	}
+	return nil
+}
+
+// late notes that there was no time to read all outputs, if that is what an error is about.
+func (d *shadowDiff) late(ctx, reading context.Context, err error) error {
+	if reading.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	d.out.Notes = append(d.out.Notes, fmt.Sprintf("the outputs are not compared: to read them takes longer than %s", diffReading))
 	return nil
 }
 

@@ -439,6 +439,7 @@ func TestShadowUnderLoad(t *testing.T) {
 				return
 			default:
 				b.publish(50, 1)
+				time.Sleep(2 * time.Millisecond)
 			}
 		}
 	}()
