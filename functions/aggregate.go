@@ -92,8 +92,9 @@ func (a *aggregate) failed(f *frame) error {
 
 // aggregates are those of one calculation.
 type aggregates struct {
-	list []aggregate
-	args int // of all of them together
+	list  []aggregate
+	args  int      // of all of them together
+	wrong []string // the names of those with mistakes: what looks at them makes no mistake of its own
 }
 
 // aggregates makes the aggregates of a definition.
@@ -121,6 +122,7 @@ func (b *builder) aggregates(fields []AggregateField, see roots) *aggregates {
 			a, ok = b.aggregateCall(path, field.Call, see)
 		}
 		if !ok {
+			out.wrong = append(out.wrong, field.Name)
 			continue
 		}
 		a.name, a.path, a.first = field.Name, path, out.args

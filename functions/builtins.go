@@ -20,7 +20,7 @@ type Builtin struct {
 	Name      string
 	Signature string // as in "round(number, digits?)"
 	Doc       string // one or two sentences
-	Group     string // of the reference: values, numbers, text, arrays, time
+	Group     string // of the reference: values, numbers, text, arrays, state, time
 }
 
 // Builtins lists all functions that expressions can call, group by group.
@@ -153,6 +153,11 @@ func builtinTable() []builtin {
 		b("arrays", "values(object)", "The values of the fields, in order.", 1, []kinds{isObject}, isArray, values),
 		b("arrays", "toPairs(object)", "The fields as arrays of name and value.", 1, []kinds{isObject}, isArray, toPairs),
 		b("arrays", "fromPairs(array)", "The object of arrays of name and value.", 1, array1, isObject, fromPairs),
+
+		b("state", "put(object, name, value)", "The object with the field set; an object that is null is empty.", 3, []kinds{isObject | isNull, isString, anyKind}, isObject, put),
+		b("state", "remove(object_or_array, name_or_value)", "The object without the field, or the array without the elements that are equal to the value.", 2, []kinds{isObject | isArray | isNull, anyKind}, isObject|isArray, remove),
+		b("state", "append(array, value, most?)", "The array with the value at its end, and of more than so many elements the last ones. An array that is null is empty.", 2, []kinds{isArray | isNull, anyKind, isInt}, isArray, appendTo),
+		b("state", "add(array, value)", "The array as a set: with the value at its end, unless there is one that is equal. An array that is null is empty.", 2, []kinds{isArray | isNull, anyKind}, isArray, addTo),
 
 		b("time", "millis(time)", "The time in Unix milliseconds.", 1, timeArg, isInt, timePart(func(t time.Time) kis.Value { return kis.IntValue(t.UnixMilli()) })),
 		b("time", "rfc3339(time)", `The time as text, "2026-01-31T08:30:00.250Z".`, 1, timeArg, isString, timePart(func(t time.Time) kis.Value { return kis.StringValue(t.Format("2006-01-02T15:04:05.000Z07:00")) })),

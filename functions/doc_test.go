@@ -113,9 +113,14 @@ func evaluate(p *program, row *kis.Row) (kis.Value, error) {
 	return p.run(f)
 }
 
-// TestReferenceTable holds the reference's table of functions to the one that the compiler uses.
+// TestReferenceTable holds the reference's tables of functions to those that the compiler uses.
 func TestReferenceTable(t *testing.T) {
-	const begin, end = "with -rewrite -->\n", "<!-- end of functions -->"
+	checkTable(t, "with -rewrite -->\n", "<!-- end of functions -->", Builtins())
+	checkTable(t, "<!-- aggregates, made by a test with -rewrite -->\n", "<!-- end of aggregates -->", Aggregates())
+}
+
+func checkTable(t *testing.T, begin, end string, functions []Builtin) {
+	t.Helper()
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +133,7 @@ func TestReferenceTable(t *testing.T) {
 	from += len(begin)
 	var b strings.Builder
 	group := ""
-	for _, f := range Builtins() {
+	for _, f := range functions {
 		if f.Group != group {
 			group = f.Group
 			fmt.Fprintf(&b, "\n| %s | |\n|---|---|\n", group)

@@ -167,6 +167,10 @@ func (b *builder) places(body *Calculate, as *aggregates, fields int) (names map
 		names[as.list[i].name] = fields + i
 		each = append(each, as.list[i].resultKinds())
 	}
+	for _, name := range as.wrong {
+		names[name] = len(each)
+		each = append(each, anyKind)
+	}
 	return names, each
 }
 

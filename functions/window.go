@@ -579,7 +579,9 @@ func (r *windowed) gather(s *windowState, b *bucket, t int64, id string) error {
 			r.aggs.list[i].commit(&b.accs[i], r.args, t)
 		}
 	}
-	b.news++
+	if r.plan.early > 0 || r.plan.earlyRows > 0 || r.plan.kind == "count" {
+		b.news++
+	}
 	s.size += grows
 	return nil
 }
@@ -791,7 +793,6 @@ func (r *windowed) slide(c *kis.Call, s *windowState, t, watermark int64) error 
 	if err := r.gather(s, b, t, ""); err != nil {
 		return err
 	}
-	b.news = 0
 	if fresh {
 		s.buckets = append(s.buckets, b)
 	}
