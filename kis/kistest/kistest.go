@@ -40,6 +40,8 @@ type Runner struct {
 	revision uint64
 	sequence uint64
 	keys     map[string]*instance // by canonical bytes
+
+	watermark time.Time
 }
 
 // instance is a key and its state.
@@ -47,6 +49,7 @@ type instance struct {
 	key     kis.Key
 	state   any    // of the warm runner
 	encoded []byte // what it is in JSON
+	timers  []kis.Timer
 }
 
 // Option tunes a Runner.
@@ -103,6 +106,7 @@ type Result struct {
 	Sent    []Sent     // to the outside
 	Control kis.Control
 	Target  string // of a jump
+	Timers  []kis.TimerChange
 	Err     error  // nil, or why the call's rows have no effect
 	Verdict kis.Verdict
 }
@@ -133,6 +137,13 @@ func (r Result) String() string {
 			fmt.Fprintf(&b, " for %d", s.Cause)
 		}
 		b.WriteByte('\n')
+	}
+	for _, c := range r.Timers {
+		if c.At.IsZero() {
+			fmt.Fprintf(&b, "stop timer %s\n", c.Name)
+		} else {
+			fmt.Fprintf(&b, "set timer %s to %s\n", c.Name, c.At.UTC().Format(time.RFC3339Nano))
+		}
 	}
 	switch r.Control {
 	case kis.Continue:
@@ -193,14 +204,51 @@ func (r *Runner) Do(key any, values ...any) Result {
 		r.sequence++
 		metas = append(metas, &kis.Meta{Stream: "kistest", Subject: "kistest", Sequence: r.sequence, Time: r.now})
 	}
+	return r.twice(in, rows, metas, nil)
+}
+
+// Fire lets a timer that is set fire: the function's handler of timers is called. The test fails if no such timer is
+// set. The watermark moves on to the time of a timer of event time.
+func (r *Runner) Fire(key any, name string, domain kis.TimeDomain) Result {
+	r.t.Helper()
+	in := r.instance(r.key(key))
+	i := slices.IndexFunc(in.timers, func(t kis.Timer) bool { return t.Name == name && t.Domain == domain })
+	if i < 0 {
+		r.t.Fatalf("%s: %s has no timer %q; it has %v", r.step.Name, in.key, name, in.timers)
+	}
+	timer := in.timers[i]
+	in.timers = slices.Delete(in.timers, i, i+1)
+	if domain == kis.EventTime && r.watermark.Before(timer.At) {
+		r.watermark = timer.At
+	}
+	if domain == kis.ProcessingTime && r.now.Before(timer.At) {
+		r.now = timer.At
+	}
+	return r.twice(in, nil, []*kis.Meta{{Sequence: r.sequence, Time: timer.At}}, &timer)
+}
+
+// Timers returns the timers that are set for a key, the first one to fire first.
+func (r *Runner) Timers(key any) []kis.Timer {
+	r.t.Helper()
+	ts := slices.Clone(r.instance(r.key(key)).timers)
+	slices.SortStableFunc(ts, func(a, b kis.Timer) int { return a.At.Compare(b.At) })
+	return ts
+}
+
+// Watermark moves the watermark on: calls see it. Timers fire by Fire only.
+func (r *Runner) Watermark(t time.Time) { r.watermark = t }
+
+// twice makes a call with the state in memory and again with the state from its JSON.
+func (r *Runner) twice(in *instance, rows []*kis.Row, metas []*kis.Meta, timer *kis.Timer) Result {
+	r.t.Helper()
 	defer func() { r.now = r.now.Add(time.Second) }()
 
-	got, after := r.call(r.warm, in, &in.state, rows, metas)
+	got, after := r.call(r.warm, in, &in.state, rows, metas, timer)
 	state := r.activate(r.cold, in.encoded)
-	again, afterCold := r.call(r.cold, in, &state, rows, metas)
+	again, afterCold := r.call(r.cold, in, &state, rows, metas, timer)
 	if a, b := got.String()+after, again.String()+afterCold; a != b {
 		state := r.activate(r.cold, in.encoded)
-		third, afterThird := r.call(r.cold, in, &state, rows, metas)
+		third, afterThird := r.call(r.cold, in, &state, rows, metas, timer)
 		if c := third.String() + afterThird; b != c {
 			r.t.Fatalf("%s is not deterministic: the same call said first\n%sand then\n%s", r.step.Name, b, c)
 		}
@@ -212,6 +260,12 @@ func (r *Runner) Do(key any, values ...any) Result {
 	}
 	if r.function.Traits().Stateful {
 		in.encoded = r.encode(r.warm, in.state)
+	}
+	for _, c := range got.Timers {
+		in.timers = slices.DeleteFunc(in.timers, func(t kis.Timer) bool { return t.Name == c.Name && t.Domain == c.Domain })
+		if !c.At.IsZero() {
+			in.timers = append(in.timers, kis.Timer{Name: c.Name, Domain: c.Domain, At: c.At})
+		}
 	}
 	return got
 }
@@ -237,9 +291,13 @@ func (r *Runner) Keys() []kis.Key {
 }
 
 // call runs one runner once, and returns what it said and what the state is then, which it also leaves in state.
-func (r *Runner) call(runner kis.Runner, in *instance, state *any, rows []*kis.Row, metas []*kis.Meta) (Result, string) {
+func (r *Runner) call(runner kis.Runner, in *instance, state *any, rows []*kis.Row, metas []*kis.Meta, timer *kis.Timer) (Result, string) {
 	r.t.Helper()
-	c := kis.Call{Context: context.Background(), Key: in.key, State: *state, Now: r.now, Revision: r.revision}
+	c := kis.Call{Context: context.Background(), Key: in.key, State: *state, Now: r.now, Revision: r.revision, Watermark: r.watermark}
+	if timer != nil {
+		t, meta := *timer, *metas[0]
+		c.Timer, c.Metas = &t, append(c.Metas, &meta)
+	}
 	var before [][]byte
 	for i, row := range rows {
 		text := row.AppendJSON(nil)
@@ -271,6 +329,7 @@ func (r *Runner) call(runner kis.Runner, in *instance, state *any, rows []*kis.R
 		for _, e := range c.Emitted {
 			got.Emitted, got.Causes = append(got.Emitted, r.copy(e.Row)), append(got.Causes, e.Cause)
 		}
+		got.Timers = slices.Clone(c.Timers)
 		for _, s := range c.Sent {
 			got.Sent = append(got.Sent, Sent{s.Subject, r.copy(s.Row), s.Cause})
 		}
