@@ -420,3 +420,19 @@ func TestHandle(t *testing.T) {
 		t.Error(shown(c))
 	}
 }
+
+// TestWorkerDies has a row that ends its worker by something that is no limit of ours: the engine's own stack.
+func TestWorkerDies(t *testing.T) {
+	r := open(t, newPool(t, 2), Spec{Must: []string{"k"}, Limits: Limits{Time: 10 * time.Second, Memory: 1 << 30}, Source: `function handle(row, state) {
+  if (row.deep) { let a = []; for (let i = 0; i < 1e6; i++) a = [a]; a.flat(Infinity) }
+  return {k: row.k}
+}`})
+	a, b := call(t, "", `{"k":1}`, `{"k":1,"deep":1}`, `{"k":1}`), call(t, "", `{"k":2}`)
+	if err := r.HandleMany([]*kis.Call{a, b}); err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Split(shown(a), "\n")
+	if got[0] != `0: {"k":1}` || !strings.HasPrefix(got[1], "1: dead: script: its worker died: exit status 2: runtime: goroutine stack exceeds") || got[2] != `2: {"k":1}` || shown(b) != "0: {\"k\":2}\n" {
+		t.Errorf("got %s%s", shown(a), shown(b))
+	}
+}

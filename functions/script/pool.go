@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -112,8 +113,9 @@ var errClosed = errors.New("the workers of scripts are stopping")
 
 // killedError says that a worker died, or had to be killed, over a request.
 type killedError struct {
-	cause   string
-	program *program
+	cause string
+	// limit: it was a limit of the script that killed it, not somebody from outside.
+	limit bool
 }
 
 func (e *killedError) Error() string { return e.cause }
@@ -190,6 +192,17 @@ func (p *Pool) acquire(ctx context.Context, id [16]byte) (*process, error) {
 
 // take takes an idle worker, best one that has the program, or the right to start one. The caller holds the lock.
 func (p *Pool) take(id [16]byte) (w *process, start bool) {
+	p.idle = slices.DeleteFunc(p.idle, func(w *process) bool {
+		select {
+		case <-w.ended: // somebody has killed it
+			w.ends.Stop()
+			_, _ = w.in.Close(), w.out.Close()
+			p.workers--
+			return true
+		default:
+			return false
+		}
+	})
 	if n := len(p.idle); n > 0 {
 		i := n - 1
 		for j, o := range p.idle {
@@ -540,7 +553,7 @@ func (p *Pool) run(ctx context.Context, prog *program, request []byte, results f
 		w.kill()
 		return err
 	}
-	killed = &killedError{program: prog}
+	killed = new(killedError)
 	slow, large := errors.Is(err, errSlow), errors.Is(err, errLarge)
 	if slow || large {
 		w.kill()
@@ -552,6 +565,7 @@ func (p *Pool) run(ctx context.Context, prog *program, request []byte, results f
 		w.kill()
 		large = w.cmd.ProcessState.ExitCode() == exitMemory || strings.Contains(w.stderr.String(), "out of memory")
 	}
+	killed.limit = slow || large
 	switch {
 	case large:
 		killed.cause = fmt.Sprintf("it used more than %s of memory (script.memory)", size(prog.limits.Memory))

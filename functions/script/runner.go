@@ -141,6 +141,9 @@ func (r *runner) Handle(c *kis.Call) error {
 // requestBytes is about how many bytes of rows go out in one request: the worker sees none before it has all.
 const requestBytes = 1 << 20
 
+// maxDeaths is how many workers have to die, not by a limit of the script, before a row is found to be what kills them.
+const maxDeaths = 4
+
 // HandleMany handles calls of many keys.
 func (r *runner) HandleMany(calls []*kis.Call) error {
 	r.calls, r.call, r.row = calls, 0, 0
@@ -155,7 +158,7 @@ func (r *runner) HandleMany(calls []*kis.Call) error {
 	}
 	defer func() { r.calls = nil }()
 	r.settle() // calls without rows are through
-	careful := false
+	careful, deaths := false, 0
 	for r.call < len(calls) {
 		r.build(careful)
 		err := r.host.run(ctx, r.program, r.request, r.results)
@@ -165,7 +168,12 @@ func (r *runner) HandleMany(calls []*kis.Call) error {
 		case err == nil:
 			return kis.Stop(fmt.Errorf("script: the worker left rows out"))
 		case errors.As(err, &killed):
+			if deaths++; !killed.limit && deaths < maxDeaths { // perhaps it was not the script
+				careful = true
+				continue
+			}
 			if careful && r.call < r.last { // it was this row
+				deaths = 0
 				r.calls[r.call].Refuse(r.row, kis.DeadLetter(fmt.Errorf("%s: %w", r.program.source.name, err)))
 				r.next()
 			}

@@ -148,6 +148,9 @@ func (p *process) Wait(limit time.Duration) error {
 	}
 }
 
+// Pid is the process's id; of one that was started.
+func (p *process) Pid() int { return p.cmd.Process.Pid }
+
 // Running tells whether the process has not ended.
 func (p *process) Running() bool {
 	if p.cmd == nil {
