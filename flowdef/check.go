@@ -12,6 +12,9 @@ import (
 type CheckOptions struct {
 	// GoFunctions are the names of the functions that Go code implements. Default none.
 	GoFunctions map[string]bool
+	// Saved returns the fields, but those of the key, that the Save at a step of a flow writes where it does not say
+	// it by save.fields; nil: all, or nobody knows. Default nil.
+	Saved func(flow *Flow, step int) []string
 	// MustRun makes a function without implementation an error where an enabled flow uses it, as a node needs
 	// it. Default false: a warning, as for a reader who does not know the node's Go functions.
 	MustRun bool
@@ -217,16 +220,23 @@ func (c *checker) handoffs() {
 
 // writer is a Save at a step.
 type writer struct {
-	flow *Flow
-	step *Step
-	f    *Func
+	flow   *Flow
+	step   *Step
+	f      *Func
+	fields []string // that it writes; none: all, or nobody knows
 }
 
-func (w writer) fields() []Text {
-	if w.f.Save == nil {
-		return nil
+func (c *checker) writer(flow *Flow, step int, f *Func) writer {
+	w := writer{flow: flow, step: &flow.Steps[step], f: f}
+	switch {
+	case f.Save != nil && len(f.Save.Fields) > 0:
+		for _, field := range f.Save.Fields {
+			w.fields = append(w.fields, field.Value)
+		}
+	case c.opts.Saved != nil:
+		w.fields = c.opts.Saved(flow, step)
 	}
-	return w.f.Save.Fields
+	return w
 }
 
 func (w writer) shared() bool { return w.f.Save != nil && w.f.Save.Shared }
@@ -259,7 +269,7 @@ func (c *checker) writers() {
 			if targets[target] == nil {
 				order = append(order, target)
 			}
-			targets[target] = append(targets[target], writer{flow, &flow.Steps[i], f})
+			targets[target] = append(targets[target], c.writer(flow, i, f))
 		}
 	}
 	for _, target := range order {
@@ -277,10 +287,10 @@ func (c *checker) writers() {
 // clash reports the second of two writers where both may write a field.
 func (c *checker) clash(target string, a, b writer) bool {
 	field := ""
-	if af, bf := a.fields(), b.fields(); len(af) > 0 && len(bf) > 0 {
-		for _, x := range af {
-			if slices.ContainsFunc(bf, func(y Text) bool { return x.Value == y.Value }) {
-				field = " field " + quote(x.Value) + " of"
+	if len(a.fields) > 0 && len(b.fields) > 0 {
+		for _, x := range a.fields {
+			if slices.Contains(b.fields, x) {
+				field = " field " + quote(x) + " of"
 				break
 			}
 		}
@@ -296,7 +306,7 @@ func (c *checker) clash(target string, a, b writer) bool {
 	if a.flow == b.flow {
 		message = fmt.Sprintf("step %s is a second writer of%s %s", quote(b.step.Name), field, target)
 	}
-	if strings.HasPrefix(target, "hand-off") || a.f.Save != nil || b.f.Save != nil {
+	if strings.HasPrefix(target, "hand-off") || field != "" || a.f.Save != nil || b.f.Save != nil {
 		c.report(true, b.step.Function.Pos, codeWriters, message, hint)
 		return true
 	}

@@ -240,6 +240,9 @@ func (g Graph) flows() (names []string, of map[string][]GraphNode) {
 // Text writes the net for a terminal: flow by flow, each step with what it reads and writes beside the way
 // through the flow, and in the end what flows hand to each other.
 func (g Graph) Text() string {
+	if len(g.Nodes) == 0 {
+		return "no flows\n"
+	}
 	var b strings.Builder
 	node := map[string]GraphNode{}
 	for _, n := range g.Nodes {

@@ -1,6 +1,7 @@
 package functions
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -331,7 +332,7 @@ func (s *rowShape) miss(m Mistake, path string, of Shape) {
 	}
 	s.told[path] = true
 	told := missing(path, path[strings.LastIndexByte(path, '.')+1:], of)
-	told.Path, told.Column, told.Guarded = m.Path, m.Column, m.Guarded
+	told.Path, told.Column, told.Guarded, told.Message = m.Path, m.Column, m.Guarded, cmp.Or(m.Message, told.Message)
 	s.found = append(s.found, told)
 }
 
@@ -441,7 +442,11 @@ func (c *compiler) knownInside(n *ast.MemberNode, base node, soft bool) Field {
 }
 
 func (c *compiler) miss(n *ast.MemberNode, path string, of Shape) {
-	c.roots.shape.miss(Mistake{Path: c.path, Column: c.column(n.Property.Location().From), Guarded: c.guarded > 0}, path, of)
+	at := Mistake{Path: c.path, Column: c.column(n.Property.Location().From), Guarded: c.guarded > 0}
+	if _, ofRow := pathOf(n); !ofRow && c.roots.find(strings.SplitN(path, ".", 2)[0]) == nil {
+		at.Message = "there is no field " + path // of an object that the expression has made
+	}
+	c.roots.shape.miss(at, path, of)
 }
 
 // pathOf is the path of a field without the row's name; false if it does not start at the row.

@@ -77,7 +77,7 @@ func TestInfer(t *testing.T) {
 		{emit("row.nmae"), rows, "{x: any value}", "calculate.emit.x, column 5: no row has the field nmae (did you mean name?)"},
 		{emit("row.nmae + row.nmae"), rows, "", "calculate.emit.x, column 5: no row has the field nmae (did you mean name?)"},
 		{emit("row.who.frist"), rows, "", "calculate.emit.x, column 9: no row has the field who.frist (did you mean first?)"},
-		{emit(`let w = row.who; w.frist`), rows, "", "calculate.emit.x, column 20: no row has the field w.frist (did you mean first?)"},
+		{emit(`let w = row.who; w.frist`), rows, "", "calculate.emit.x, column 20: there is no field w.frist (did you mean first?)"},
 		{emit(`row["nmae"]`), rows, "", "calculate.emit.x, column 5: no row has the field nmae (did you mean name?)"},
 		{emit("row.z"), rows, "", "calculate.emit.x, column 5: no row has the field z (known: at, id, name, ok, price, tags, who)"},
 		{emit("row.ok ? row.nmae : 1"), rows, "", "calculate.emit.x, column 14: no row has the field nmae (did you mean name?) guarded"},

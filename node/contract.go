@@ -58,7 +58,8 @@ type inferred struct {
 }
 
 // lintFields checks the field contract: what each step needs against what those before it offer, from flow to flow.
-func lintFields(set *flowdef.Set, native, faulty map[string]bool) flowdef.Mistakes {
+// And it tells which fields the rows have that a Save saves, where that is known.
+func lintFields(set *flowdef.Set, native, faulty map[string]bool) (flowdef.Mistakes, func(*flowdef.Flow, int) []string) {
 	order, links := set.Links(native)
 	t := &tracer{set: set, native: native, faulty: faulty, into: make(map[*flowdef.Flow][]flowdef.Link), given: make(map[place]*rows),
 		known: make(map[string]inferred), open: make(map[*flowdef.Flow]bool), told: make(map[string]bool)}
@@ -95,7 +96,17 @@ func lintFields(set *flowdef.Set, native, faulty map[string]bool) flowdef.Mistak
 			}
 		}
 	}
-	return t.mistakes
+	return t.mistakes, t.saved
+}
+
+// saved returns the fields that a Save may write, but those of its key; nil if nobody knows, or it has no key.
+func (t *tracer) saved(f *flowdef.Flow, step int) []string {
+	fn, rows := t.set.Funcs[f.Steps[step].Function.Value], t.given[place{f, step}]
+	if fn == nil || rows == nil || rows.Open || rows.guess || t.opaque(fn) || len(fn.Source.Must) == 0 {
+		return nil
+	}
+	must := mustOf(fn)
+	return slices.DeleteFunc(rows.Names(), func(name string) bool { return slices.Contains(must, name) })
 }
 
 // follow follows the rows along the steps of a flow. It says whether the flow hands on other rows than before.

@@ -27,18 +27,33 @@ const (
 	codeConnector  = "KF4002" // the connector's type has no such side in this build
 )
 
-// Lint checks definitions completely: what flowdef finds, and every expression.
+// Lint checks definitions completely: what flowdef finds, every expression, and the fields of the rows along the flows.
 func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mistakes {
 	known := make(map[string]bool)
 	for _, f := range goFunctions {
 		known[f.Name()] = true
 	}
-	mistakes := set.Check(flowdef.CheckOptions{GoFunctions: known, MustRun: mustRun})
+	set.Resolve()
+	expressions, faulty := lintExpressions(set, known)
+	fields, saved := lintFields(set, known, faulty)
+	mistakes := set.Check(flowdef.CheckOptions{GoFunctions: known, MustRun: mustRun, Saved: saved})
 	faulted := make(map[string]bool) // places of which something is said already
 	for _, m := range mistakes {
 		faulted[m.Pos.String()] = true
 	}
-	faulty := make(map[string]bool) // functions that are wrong whatever the rows
+	for _, m := range slices.Concat(expressions, fields) {
+		if !faulted[m.Pos.String()] {
+			mistakes = append(mistakes, m)
+		}
+	}
+	mistakes = append(mistakes, lintConnectors(set, known, mustRun)...)
+	mistakes.Sort()
+	return mistakes
+}
+
+// lintExpressions finds what is wrong with functions whatever the rows, and which ones are wrong.
+func lintExpressions(set *flowdef.Set, known map[string]bool) (mistakes flowdef.Mistakes, faulty map[string]bool) {
+	faulty = make(map[string]bool)
 	for _, name := range slices.Sorted(maps.Keys(set.Funcs)) {
 		def := set.Funcs[name]
 		if !known[name] && def.Script != nil {
@@ -55,15 +70,10 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 			if m.Column > 0 {
 				pos = t.At(m.Column - 1)
 			}
-			if !faulted[pos.String()] {
-				mistakes = append(mistakes, flowdef.NewMistake(pos, codeExpression, m.Message, m.Hint))
-			}
+			mistakes = append(mistakes, flowdef.NewMistake(pos, codeExpression, m.Message, m.Hint))
 		}
 	}
-	mistakes = append(mistakes, lintConnectors(set, known, mustRun)...)
-	mistakes = append(mistakes, lintFields(set, known, faulty)...)
-	mistakes.Sort()
-	return mistakes
+	return mistakes, faulty
 }
 
 // lintConnectors finds the Saves and Loads of enabled flows that this build has no connector for. They are
