@@ -26,10 +26,9 @@ type instance struct {
 	id       string
 	slot     uint16
 
-	timers    []timer
-	eventTime int64 // newest of the events that changed it; kept where its end goes by event time
-	used      int64 // when it was used last, as far as its end goes by the clock
-	gone      bool  // its time is over: it has no state until it is used again
+	timers []timer
+	used   int64 // when it was used last, by the clock that its time to live goes by; 0: it has none
+	gone   bool  // its time is over: it has no state until it is used again
 }
 
 // instanceBytes is what an instance takes in memory beside its key and its state: the object, its entry in
@@ -89,7 +88,7 @@ func (p *Partition) instance(s *step, key []byte) (*instance, error) {
 		}
 		in.stored = len(v.State) > 0
 		encoded, in.sequence, in.revision, in.time = v.State, v.Sequence, v.Revision, v.Time
-		in.timers, in.eventTime = decodeTimers(v.Timers), v.EventTime
+		in.timers, in.used = decodeTimers(v.Timers), v.Used
 		if encoded, err = s.migrate(v.Version, encoded); err != nil {
 			return nil, fmt.Errorf("step %s: the state of %s is of version %d: migrate: %w", s.Name, k, v.Version, err)
 		}
@@ -123,7 +122,7 @@ func (in *instance) encode(p *Partition, w *work) (key, value []byte, err error)
 	if len(p.encoded) > 0 || len(in.timers) > 0 {
 		start = len(w.bytes)
 		w.bytes = proto.AppendValue(w.bytes, &proto.Value{State: p.encoded, Revision: in.revision, Sequence: in.sequence, Time: in.time,
-			EventTime: in.eventTime, Timers: encodeTimers(in.timers), Version: s.version})
+			Used: in.used, Timers: encodeTimers(in.timers), Version: s.version})
 		value = w.bytes[start:len(w.bytes):len(w.bytes)]
 	}
 	if has := len(p.encoded) > 0; has != in.stored {

@@ -401,15 +401,15 @@ func (p *Partition) touchTTL(w *work, s *step, in *instance, metas []*kis.Meta) 
 	}
 	domain, now := byte(processingTimers), w.now.UnixNano()
 	if s.TTLByEvent {
-		domain = eventTimers
+		domain, now = eventTimers, 0
 		for _, m := range metas {
-			in.eventTime = max(in.eventTime, nanos(m.Time))
-		}
-		if now = in.eventTime; now == 0 {
-			return // a timer's call before any row's: it changes nothing of when the key was used
+			now = max(now, nanos(m.Time))
 		}
 	}
-	in.used = now
+	if in.used = max(in.used, now); in.used == 0 {
+		return // a timer's call before any row's
+	}
+	now = in.used
 	if !slices.ContainsFunc(in.timers, func(t timer) bool { return t.name == ttlTimer }) {
 		p.setTimer(w, in, ttlTimer, domain, add(now, s.TTL))
 	}
@@ -417,11 +417,7 @@ func (p *Partition) touchTTL(w *work, s *step, in *instance, metas []*kis.Meta) 
 
 // expire ends a key's state, unless it was used since.
 func (p *Partition) expire(w *work, s *step, in *instance, domain byte) error {
-	last := in.eventTime
-	if domain == processingTimers {
-		last = max(in.time, in.used)
-	}
-	if end := add(last, s.TTL); s.TTL > 0 && (domain == eventTimers) == s.TTLByEvent {
+	if end := add(in.used, s.TTL); s.TTL > 0 && (domain == eventTimers) == s.TTLByEvent {
 		now := w.now.UnixNano()
 		if domain == eventTimers {
 			now = p.arriving(s.index)

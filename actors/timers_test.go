@@ -259,6 +259,10 @@ func TestTimeToLive(t *testing.T) {
 			if got := k.state("note", "user=1"); got != `{"names":["a","b"]}` {
 				t.Errorf("state of 1 is %s", got)
 			}
+			wait(5) // 11 s after user 1 was used; that its end was put off at 10 s is no use of it
+			if got := k.state("note", "user=1"); got != "none" {
+				t.Errorf("state of 1 is %s, want none", got)
+			}
 			row(2, "c")
 			if got := k.state("note", "user=2"); got != `{"names":["c"]}` {
 				t.Errorf("state of 2 is %s, want a new one", got)

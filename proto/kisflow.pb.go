@@ -1360,13 +1360,13 @@ func (x *Pending) GetLoaded() bool {
 // Value is a key's state as the store holds it.
 type Value struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	State         []byte                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`                             // JSON
-	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`                      // under which it changed last
-	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`                      // entry sequence of the event that changed it last
-	Time          int64                  `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"`                              // of that commit, unix nanoseconds
-	EventTime     int64                  `protobuf:"zigzag64,5,opt,name=event_time,json=eventTime,proto3" json:"event_time,omitempty"` // the newest event time among the events that changed it, unix nanoseconds; 0: not kept
-	Timers        []*Timer               `protobuf:"bytes,6,rep,name=timers,proto3" json:"timers,omitempty"`                           // that are set for the key
-	Version       uint32                 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`                        // of the state's form
+	State         []byte                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`        // JSON
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // under which it changed last
+	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"` // entry sequence of the event that changed it last
+	Time          int64                  `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"`         // of that commit, unix nanoseconds
+	Used          int64                  `protobuf:"zigzag64,5,opt,name=used,proto3" json:"used,omitempty"`       // when it was changed last, by the clock that its time to live goes by, unix nanoseconds
+	Timers        []*Timer               `protobuf:"bytes,6,rep,name=timers,proto3" json:"timers,omitempty"`      // that are set for the key
+	Version       uint32                 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`   // of the state's form
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1429,9 +1429,9 @@ func (x *Value) GetTime() int64 {
 	return 0
 }
 
-func (x *Value) GetEventTime() int64 {
+func (x *Value) GetUsed() int64 {
 	if x != nil {
-		return x.EventTime
+		return x.Used
 	}
 	return 0
 }
@@ -1657,14 +1657,13 @@ const file_kisflow_proto_rawDesc = "" +
 	"\x03due\x18\t \x01(\x03R\x03due\x12\x16\n" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\x12\x16\n" +
-	"\x06loaded\x18\v \x01(\bR\x06loaded\"\xca\x01\n" +
+	"\x06loaded\x18\v \x01(\bR\x06loaded\"\xbf\x01\n" +
 	"\x05Value\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\fR\x05state\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1a\n" +
 	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12\x12\n" +
-	"\x04time\x18\x04 \x01(\x03R\x04time\x12\x1d\n" +
-	"\n" +
-	"event_time\x18\x05 \x01(\x12R\teventTime\x12&\n" +
+	"\x04time\x18\x04 \x01(\x03R\x04time\x12\x12\n" +
+	"\x04used\x18\x05 \x01(\x12R\x04used\x12&\n" +
 	"\x06timers\x18\x06 \x03(\v2\x0e.kisflow.TimerR\x06timers\x12\x18\n" +
 	"\aversion\x18\a \x01(\rR\aversion\"c\n" +
 	"\x05Timer\x12\x12\n" +

@@ -1136,8 +1136,8 @@ func (m *Value) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 			dAtA[i] = 0x32
 		}
 	}
-	if m.EventTime != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64((uint64(m.EventTime)<<1)^uint64((m.EventTime>>63))))
+	if m.Used != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64((uint64(m.Used)<<1)^uint64((m.Used>>63))))
 		i--
 		dAtA[i] = 0x28
 	}
@@ -1746,8 +1746,8 @@ func (m *Value) SizeVT() (n int) {
 	if m.Time != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Time))
 	}
-	if m.EventTime != 0 {
-		n += 1 + protohelpers.SizeOfZigzag(uint64(m.EventTime))
+	if m.Used != 0 {
+		n += 1 + protohelpers.SizeOfZigzag(uint64(m.Used))
 	}
 	if len(m.Timers) > 0 {
 		for _, e := range m.Timers {
@@ -4991,7 +4991,7 @@ func (m *Value) UnmarshalVT(dAtA []byte) error {
 			}
 		case 5:
 			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field EventTime", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field Used", wireType)
 			}
 			var v uint64
 			for shift := uint(0); ; shift += 7 {
@@ -5009,7 +5009,7 @@ func (m *Value) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			v = (v >> 1) ^ uint64((int64(v&1)<<63)>>63)
-			m.EventTime = int64(v)
+			m.Used = int64(v)
 		case 6:
 			if wireType != 2 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Timers", wireType)
@@ -8523,7 +8523,7 @@ func (m *Value) UnmarshalVTUnsafe(dAtA []byte) error {
 			}
 		case 5:
 			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field EventTime", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field Used", wireType)
 			}
 			var v uint64
 			for shift := uint(0); ; shift += 7 {
@@ -8541,7 +8541,7 @@ func (m *Value) UnmarshalVTUnsafe(dAtA []byte) error {
 				}
 			}
 			v = (v >> 1) ^ uint64((int64(v&1)<<63)>>63)
-			m.EventTime = int64(v)
+			m.Used = int64(v)
 		case 6:
 			if wireType != 2 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Timers", wireType)

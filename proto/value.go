@@ -19,7 +19,7 @@ func AppendValue(dst []byte, v *Value) []byte {
 // ParseValue decodes what AppendValue wrote into v, whose former content is gone. v.State points into b.
 func ParseValue(b []byte, v *Value) error {
 	v.State, v.Revision, v.Sequence, v.Time = nil, 0, 0, 0
-	v.EventTime, v.Timers, v.Version = 0, nil, 0
+	v.Used, v.Timers, v.Version = 0, nil, 0
 	if len(v.unknownFields) > 0 {
 		v.unknownFields = v.unknownFields[:0]
 	}
