@@ -422,7 +422,14 @@ func (t *tracer) mistake(at place, in rows, pos flowdef.Pos, m functions.Mistake
 	if in.guess && m.Guarded && !near {
 		code = codeMayMiss
 	}
-	t.note(at, pos, code, m.Message, m.Hint, &in.Shape)
+	hint := withOrigin(m.Message, m.Hint, in.Shape)
+	if in.guess {
+		if hint != "" {
+			hint += "; "
+		}
+		hint += "if others send to the entry as well, declare its fields: entry.fields"
+	}
+	t.note(at, pos, code, m.Message, hint, nil)
 }
 
 // note notes a mistake at a step.
