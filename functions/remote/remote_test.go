@@ -390,10 +390,10 @@ func TestHTTP(t *testing.T) {
 	defer s.Close()
 	h := NewHTTP(s.URL)
 	for _, c := range []struct {
-		status    int
-		body      string
-		want      string
-		hopeless  bool
+		status   int
+		body     string
+		want     string
+		hopeless bool
 		tooLarge bool
 	}{
 		{200, "yes", "", false, false},
