@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -310,15 +311,34 @@ func (p *Partition) advance(ctx context.Context, w *work) (done bool, err error)
 	return true, nil
 }
 
-// markEvery bounds how often partitions that hand over no rows say how far they are.
-const markEvery = 250 * time.Millisecond
+// How often partitions that hand over no rows say how far they are: to the flow's own stages, to the readers of a
+// Save, and to those of a Save in a flow that itself has no use for event time. What a Save says is kept as long as
+// its rows are.
+const (
+	markEvery     = 250 * time.Millisecond
+	saveMarkEvery = time.Second
+	dullMarkEvery = 10 * time.Second
+)
+
+// markPause is how often this partition does.
+func (p *Partition) markPause() time.Duration {
+	switch {
+	case p.opt.eager:
+		return 0
+	case len(p.time.outs) > 0:
+		return markEvery
+	case p.flow.Time.Field != "" || slices.ContainsFunc(p.flow.Steps, func(s Step) bool { return s.Function.Traits().Timed }):
+		return saveMarkEvery
+	}
+	return dullMarkEvery
+}
 
 // marksDue tells whether receivers should be told of a watermark that has moved.
 func (p *Partition) marksDue(now time.Time) bool {
 	if !p.timed || len(p.time.outs) == 0 && len(p.time.saves) == 0 {
 		return false
 	}
-	if p.opt.eager || now.Sub(p.time.toldAt) >= markEvery || p.untold(endOfTime) {
+	if now.Sub(p.time.toldAt) >= p.markPause() || p.untold(endOfTime) {
 		return p.untold(0)
 	}
 	return false

@@ -270,7 +270,7 @@ func (pl *planner) plan(ctx context.Context, set *flowdef.Set, def *flowdef.Flow
 		if fn.Load != nil {
 			from = fn.Load.From
 		}
-		begin, err := pl.begin(ctx, at, info.Name+"@"+def.Steps[i].Name, info, from)
+		begin, err := pl.beginLoad(ctx, at, info.Name+"@"+def.Steps[i].Name, info, from)
 		if err != nil {
 			return nil, fmt.Errorf("%s: load %s: %w", fn.Pos, handOff.Value, err)
 		}
@@ -315,6 +315,22 @@ func (pl *planner) begin(ctx context.Context, at starts, input string, info tran
 	}
 	at[input] = s
 	return s.Sequence, nil
+}
+
+// beginLoad is begin for a hand-off: rows that were cut are not passed over without a word (P11).
+func (pl *planner) beginLoad(ctx context.Context, at starts, input string, info transport.Info, from string) (uint64, error) {
+	if _, known := at[input]; !known && (from == "" || from == "beginning") && info.First > 1 {
+		since := "nothing is left of it"
+		if info.First <= info.Last {
+			m, err := pl.next(ctx, info.Name, info.First)
+			if err != nil {
+				return 0, err
+			}
+			since = "the earliest row that is left is of " + m.Time.UTC().Format(time.RFC3339)
+		}
+		return 0, fmt.Errorf("the beginning of the hand-off is gone: %s; say from: with a time from then on, or from: now", since)
+	}
+	return pl.begin(ctx, at, input, info, from)
 }
 
 // before finds the sequence of the last message that a stream stored before a time. Where messages were removed that
