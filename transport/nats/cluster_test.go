@@ -13,7 +13,10 @@ import (
 )
 
 // cluster starts three servers, as someone else's NATS may be, and returns them.
-func cluster(t *testing.T) []*server.Server {
+func cluster(t testing.TB) []*server.Server { return clusterOf(t, false) }
+
+// clusterOf is cluster, with servers that sync every write if they are to.
+func clusterOf(t testing.TB, sync bool) []*server.Server {
 	t.Helper()
 	var routes []*url.URL
 	addresses := make([]string, 3)
@@ -28,7 +31,7 @@ func cluster(t *testing.T) []*server.Server {
 			t.Fatal(err)
 		}
 		so := &server.Options{ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
-			JetStream: true, StoreDir: t.TempDir(), Routes: routes, Cluster: server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: port}}
+			JetStream: true, SyncAlways: sync, StoreDir: t.TempDir(), Routes: routes, Cluster: server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: port}}
 		if servers[i], err = server.NewServer(so); err != nil {
 			t.Fatal(err)
 		}

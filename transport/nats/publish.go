@@ -323,11 +323,7 @@ func (o *outgoing) send(nc *nats.Conn) error {
 
 // Append implements transport.Streams.
 func (t *Streams) Append(ctx context.Context, stream string, m transport.Outgoing) (uint64, error) {
-	seqs, err := t.singles(ctx, stream, []transport.Outgoing{m}, 1)
-	if err != nil {
-		return 0, err
-	}
-	return seqs[0], nil
+	return t.AppendAll(ctx, stream, []transport.Outgoing{m})
 }
 
 // Publish implements transport.Streams.
@@ -336,7 +332,11 @@ func (t *Streams) Publish(ctx context.Context, stream string, ms []transport.Out
 		return nil, nil
 	}
 	if len(ms) == 1 {
-		return t.singles(ctx, stream, ms, 1)
+		seq, err := t.Append(ctx, stream, ms[0])
+		if err != nil {
+			return nil, err
+		}
+		return []uint64{seq}, nil
 	}
 	k, err := t.kind(ctx, stream)
 	if err != nil {
@@ -516,10 +516,24 @@ func (t *Streams) AppendAll(ctx context.Context, stream string, ms []transport.O
 	switch {
 	case len(ms) == 0:
 		return 0, fmt.Errorf("stream %s: nothing to append", stream)
-	case len(ms) == 1:
-		return t.Append(ctx, stream, ms[0])
 	case len(ms) > maxBatch:
 		return 0, transport.Refused(transport.ErrTooLarge, "stream %s: %d messages at once, at most %d", stream, len(ms), maxBatch)
+	}
+	alone := func() (uint64, error) { return t.appendAlone(ctx, stream, ms) }
+	if t.combines(ctx, stream, ms) {
+		return t.together(ctx, stream, ms, alone)
+	}
+	return alone()
+}
+
+// appendAlone is AppendAll without other writers' messages.
+func (t *Streams) appendAlone(ctx context.Context, stream string, ms []transport.Outgoing) (uint64, error) {
+	if len(ms) == 1 {
+		seqs, err := t.singles(ctx, stream, ms, 1)
+		if err != nil {
+			return 0, err
+		}
+		return seqs[0], nil
 	}
 	if err := t.fit(stream, ms); err != nil {
 		return 0, err

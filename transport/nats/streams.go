@@ -56,6 +56,9 @@ type Streams struct {
 	c     *Conn
 	opt   StreamsOptions
 	kinds sync.Map // of streams seen: name to kind
+
+	combiners sync.Map // of streams that several write to: name to *combiner
+	apart     bool     // for a comparison: no combiner
 }
 
 // kind is what decides how a stream is written to.
@@ -390,6 +393,7 @@ func (t *Streams) Delete(ctx context.Context, stream string) error {
 		return err
 	}
 	t.kinds.Delete(stream)
+	t.combiners.Delete(stream)
 	if err := t.c.api(ctx, "STREAM.DELETE."+stream, nil, nil); err != nil && !errors.Is(err, transport.ErrNotFound) {
 		return fmt.Errorf("delete stream %s: %w", stream, err)
 	}
