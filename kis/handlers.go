@@ -270,6 +270,10 @@ func (f *function) Open(s Step) (Runner, error) {
 	return f.open(f, s), nil
 }
 
+// MaxState is the most bytes that a key's state may have as JSON: all of it is written with every commit that changes
+// it. A row that would make it larger is a dead letter.
+const MaxState = 1 << 20
+
 // Keyed makes a function of a handler with a state per key. The handler is called for one row at a time, with
 // the state of the row's key; the zero value and no state are the same thing.
 //
@@ -531,6 +535,9 @@ func (r *runner[S, In, Out]) run(c *Call, state *cell[S]) (err error) {
 		encoded, err := r.state.append(nil, &state.value)
 		if err != nil {
 			return fmt.Errorf("state: %w", err)
+		}
+		if len(encoded) > MaxState {
+			return fmt.Errorf("the state would have %d bytes; at most %d: keep less of each row, or give the function a key with more fields", len(encoded), MaxState)
 		}
 		state.encoded = encoded
 	case r.state.check:

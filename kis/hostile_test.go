@@ -1,6 +1,7 @@
 package kis
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -64,5 +65,34 @@ func TestHostileMegabyte(t *testing.T) {
 				t.Error("passed silently")
 			}
 		})
+	}
+}
+
+func TestAStateHasABound(t *testing.T) {
+	type all struct {
+		Names []string `json:"names"`
+	}
+	f := Keyed("keep", func(_ context.Context, s *all, e Event[*Row], _ *Output[*Row]) error {
+		s.Names = append(s.Names, strings.Repeat("x", 300<<10))
+		return nil
+	})
+	r, err := f.Open(Step{Name: "keep", Must: []string{"a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := r.Activate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		c := Call{Context: t.Context(), Rows: []*Row{NewRow()}, Metas: []*Meta{{}}, State: state}
+		err := r.Handle(&c)
+		if i < 3 && err != nil || i >= 3 && (err == nil || !strings.Contains(err.Error(), "the state would have")) {
+			t.Fatalf("row %d: %v", i, err)
+		}
+	}
+	encoded, err := r.Encode(nil, state)
+	if err != nil || len(encoded) < 900<<10 || len(encoded) > MaxState {
+		t.Errorf("the state has %d bytes, %v; want that of three rows", len(encoded), err)
 	}
 }
