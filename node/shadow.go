@@ -273,7 +273,13 @@ func (n *Node) startShadow(ctx context.Context, flow string, running *actors.Run
 		}
 		n.catalog.Shadows[flow] = entry
 		n.mu.Unlock()
-		return n.catalog.save(ctx, n.streams)
+		err := n.catalog.save(ctx, n.streams)
+		if err != nil { // in doubt as well: nothing is lost with a shadow
+			n.mu.Lock()
+			delete(n.catalog.Shadows, flow)
+			n.mu.Unlock()
+		}
+		return err
 	})
 }
 

@@ -100,7 +100,12 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Parallel()
-	b := &bench{T: t, node: process.NewNode(t, bin, t.TempDir()+"/data", "--durability", "process")}
+	return benchOf(t, process.NewNode(t, bin, t.TempDir()+"/data", "--durability", "process"))
+}
+
+// benchOf starts a node.
+func benchOf(t *testing.T, n *process.Node) *bench {
+	b := &bench{T: t, node: n}
 	b.start()
 	b.client = b.node.Client(t)
 	js, err := jetstream.New(b.node.Connect(t))
