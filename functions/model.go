@@ -1,8 +1,12 @@
 package functions
 
 import (
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/kisflow/kisflow/kis"
 )
@@ -224,11 +228,24 @@ func (b *builder) windows(body *Calculate) func(*frame) (kis.Runner, error) {
 	}
 	emits := b.emits("calculate.emit", body.Emit, see)
 	when := b.when(body.When, nil, nil)
+	form := formOf(plan, as, keeps)
 	return func(f *frame) (kis.Runner, error) {
 		n := len(as.list)
-		return &windowed{frame: f, plan: plan, aggs: as, id: id, keeps: keeps, emits: emits, when: when, reads: union(emitPrograms(emits), 0, n),
+		return &windowed{frame: f, plan: plan, aggs: as, id: id, keeps: keeps, form: form, emits: emits, when: when, reads: union(emitPrograms(emits), 0, n),
 			args: make([]kis.Value, as.args), scratch: make([]acc, n), out: make([]kis.Value, n)}, nil
 	}
+}
+
+// formOf tells the states of a window from those of another one. Aggregates may be added and removed, unless the
+// arguments of rows are kept.
+func formOf(p *windowPlan, as *aggregates, keeps bool) string {
+	s := fmt.Sprint(p.kind, p.size, p.every, p.offset, p.processing, keeps)
+	if keeps {
+		for i := range as.list {
+			s += fmt.Sprintf(" %s %d", as.list[i].name, len(as.list[i].args))
+		}
+	}
+	return strconv.FormatUint(xxhash.Sum64String(s)>>40, 36)
 }
 
 // when compiles the condition of a calculation.

@@ -579,3 +579,30 @@ func TestModelTraits(t *testing.T) {
 		}
 	}
 }
+
+// TestChangedWindow: aggregates may come and go while windows are open; another window begins anew.
+func TestChangedWindow(t *testing.T) {
+	e := newEngine(t, windowSpec(Window{Kind: "tumbling", Size: 10 * time.Second}, []AggregateField{{Name: "n", Call: "count()"}, {Name: "v", Call: "sum(row.v)"}}), nil)
+	e.send(1000, `{"k":"a","v":1}`)
+	change := func(w Window, a ...AggregateField) {
+		t.Helper()
+		fn, mistakes := New(windowSpec(w, a))
+		if len(mistakes) > 0 {
+			t.Fatal(mistakes)
+		}
+		e.fn = fn
+		clear(e.states)
+		e.open()
+	}
+	change(Window{Kind: "tumbling", Size: 10 * time.Second}, AggregateField{Name: "n", Call: "count()"}, AggregateField{Name: "max", Call: "max(row.v)"})
+	e.send(2000, `{"k":"a","v":5}`)
+	change(Window{Kind: "session", Size: 10 * time.Second}, AggregateField{Name: "n", Call: "count()"})
+	e.send(3000, `{"k":"a","v":5}`)
+	change(Window{Kind: "session", Size: 10 * time.Second}, AggregateField{Name: "n", Call: "collect(row.v, 3)"})
+	e.send(4000, `{"k":"a","v":6}`)
+	e.finish()
+	e.expect(`{"k":"a","start":4000,"end":14000,"n":[6]}`)
+	if len(e.encoded) > 0 || len(e.letters) > 0 {
+		t.Errorf("states %s, dead letters %v", e.encoded, e.letters)
+	}
+}

@@ -16,19 +16,12 @@ type tableState struct {
 	row  *kis.Row
 }
 
-// tableSet is a field that is added to a row.
-type tableSet struct {
-	name string
-	expr *program
-}
-
 // table runs a Load as a table: what comes in through the hand-off is kept, the latest row of each key; what comes
 // from the step before goes on with fields of it.
 type table struct {
 	frame   *frame
-	sets    []tableSet // nil: all fields that the row lacks
+	sets    []emit // nil: all fields that the row lacks
 	missing string
-	use     fieldUse
 	build   kis.Builder
 	values  []kis.Value
 }
@@ -39,13 +32,8 @@ func (b *builder) table(body *Load) func(*frame) (kis.Runner, error) {
 		b.wrong("load.as", "name the fields by which rows are looked up in source: {must: [...]}", "a table has a row for each key, and the function has none")
 	}
 	see := b.see().also(further{name: "table", at: 0, row: true, shape: b.side("table"), null: body.Missing == "" || body.Missing == "pass"})
-	use := fieldUse{whole: body.Set == nil}
-	var sets []tableSet
-	for _, e := range b.emits("load.set", body.Set, see) {
-		sets = append(sets, tableSet{e.name, e.expr})
-	}
+	sets := b.emits("load.set", body.Set, see)
 	for _, e := range body.Set {
-		use.note(e.Expr, "table")
 		if slices.Contains(b.spec.Must, e.Name) {
 			b.wrong("load.set."+e.Name, "", "%s is a field of the key", e.Name)
 		}
@@ -56,7 +44,7 @@ func (b *builder) table(body *Load) func(*frame) (kis.Runner, error) {
 		b.wrong("load.missing", "pass, drop or dead_letter", "unknown word %q", body.Missing)
 	}
 	return func(f *frame) (kis.Runner, error) {
-		return &table{frame: f, sets: sets, missing: body.Missing, use: use, values: make([]kis.Value, len(sets))}, nil
+		return &table{frame: f, sets: sets, missing: body.Missing, values: make([]kis.Value, len(sets))}, nil
 	}
 }
 
@@ -105,11 +93,11 @@ func (r *table) Handle(c *kis.Call) error {
 		if s.text != nil && t < s.t {
 			return nil // older than the one that is there
 		}
-		text := r.use.of(row)
+		text := row.AppendJSON(nil) // all of it: another revision may look at other fields
 		if len(text) > MaxState {
 			return fmt.Errorf("the table's row has %d bytes; the most is %d", len(text), MaxState)
 		}
-		s.t, s.text, s.row = t, []byte(text), nil
+		s.t, s.text, s.row = t, text, nil
 		return nil
 	}
 	if s.text == nil {
@@ -143,7 +131,7 @@ func (r *table) Handle(c *kis.Call) error {
 	r.build.Begin()
 	for i := range row.Len() {
 		field := row.At(i)
-		if !slices.ContainsFunc(r.sets, func(s tableSet) bool { return s.name == field.Name }) {
+		if !slices.ContainsFunc(r.sets, func(s emit) bool { return s.name == field.Name }) {
 			r.build.Add(field.Name, field.Value)
 		}
 	}

@@ -21,8 +21,9 @@ const (
 	// MaxWindow is the longest tumbling or hopping window, MaxGap that of all other stretches of time.
 	MaxWindow = 366 * 24 * time.Hour
 	MaxGap    = 92 * 24 * time.Hour
-	// MaxWindowRows is the most rows of a count window.
+	// MaxWindowRows is the most rows of a count window, MaxKeptRows that of one with every, which keeps their values.
 	MaxWindowRows = 100_000
+	MaxKeptRows   = 10_000
 )
 
 // A window's times are Unix milliseconds: it holds the rows whose time, without what is below a millisecond, is at its start or behind it,
@@ -112,6 +113,8 @@ func (b *builder) window(w *Window) *windowPlan {
 		switch {
 		case p.size < 1 || p.size > MaxWindowRows:
 			b.wrong(path+".count", "", "a window of %d rows; it has 1 to %d", p.size, MaxWindowRows)
+		case p.every != p.size && p.size > MaxKeptRows:
+			b.wrong(path+".count", "", "with every a window keeps the values of its rows, and has at most %d", MaxKeptRows)
 		case p.every < 1 || p.every > p.size:
 			b.wrong(path+".every", "", "every is %d rows; it is from 1 to the window's %d", p.every, p.size)
 		}
@@ -271,6 +274,7 @@ type windowed struct {
 	aggs  *aggregates
 	id    *program // of rows that are replaced; nil: none are
 	keeps bool     // each row's arguments are kept
+	form  string   // tells states of this window from those of another one
 	emits []emit
 	when  *program
 	reads []bool // the aggregates that emits look at
@@ -290,7 +294,8 @@ func (r *windowed) domain() kis.TimeDomain {
 	return kis.EventTime
 }
 
-// Activate reads what Encode wrote.
+// Activate reads what Encode wrote. What another window than this one has left open is dropped: its rows cannot be
+// told apart any more.
 func (r *windowed) Activate(encoded []byte) (any, error) {
 	s := &windowState{timer: noTime, early: noTime, size: len(encoded)}
 	if len(encoded) == 0 {
@@ -299,6 +304,9 @@ func (r *windowed) Activate(encoded []byte) (any, error) {
 	row, err := kis.ParseRow(encoded)
 	if err != nil {
 		return nil, fmt.Errorf("read state: %w", err)
+	}
+	if form, _ := row.Get("form"); form.Text() != r.form {
+		return s, nil
 	}
 	if v, ok := row.Get("timer"); ok {
 		s.timer = v.Int()
@@ -316,8 +324,8 @@ func (r *windowed) Activate(encoded []byte) (any, error) {
 			return s, nil
 		}
 		b, err := r.decode(text)
-		if err != nil {
-			return nil, fmt.Errorf("read state: %w", err)
+		if err != nil { // an aggregate has become another one
+			return &windowState{timer: noTime, early: noTime}, nil
 		}
 		s.buckets = append(s.buckets, b)
 	}
@@ -394,7 +402,7 @@ func (r *windowed) encode(dst []byte, s *windowState) []byte {
 		}
 		dst = append(dst, '}')
 	}
-	dst = append(dst, ']')
+	dst = append(append(append(dst, `],"form":"`...), r.form...), '"')
 	if s.timer != noTime {
 		dst = append(dst, `,"timer":`...)
 		dst = strconv.AppendInt(dst, s.timer, 10)
