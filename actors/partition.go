@@ -268,10 +268,10 @@ func (p *Partition) Queued() int {
 // Unfinished tells whether watermarks are to be moved on although no rows wait.
 func (p *Partition) Unfinished() bool { return p.timed && p.owned && !p.time.finished }
 
-// owes tells whether the partition has something to do that no row has to come for, or receivers to tell of how far
-// it is.
+// owes tells whether the partition has something to do that no row has to come for, or receivers to tell that its
+// inputs have ended.
 func (p *Partition) owes() bool {
-	if p.Queued() > 0 || p.timed && p.untold(0) {
+	if p.Queued() > 0 || p.timed && p.untold(endOfTime) {
 		return true
 	}
 	due, err := p.processingDue(p.clockLimit(p.ports.Clock.Now()))
@@ -710,11 +710,12 @@ func (p *Partition) Restless() bool {
 	return p.unwritten || p.pending.rows > 0 || p.timed && (!p.time.finished || p.untold(0)) || p.waitsForClock()
 }
 
-// waitsForClock tells whether a timer waits that goes by the clock.
+// waitsForClock tells whether a timer may wait that goes by the clock.
 func (p *Partition) waitsForClock() bool {
 	for i := range p.timers {
-		if q := &p.timers[i][processingTimers]; len(q.next) > 0 || q.prefix != nil && !q.all {
-			return true
+		s := &p.steps[i]
+		if q := &p.timers[i][processingTimers]; s.keyed && s.runner != nil && (len(q.next) > 0 || !q.all) {
+			return true // or it has not been looked yet
 		}
 	}
 	return false

@@ -706,7 +706,7 @@ func (r *Running) busy(ctx context.Context) (bool, error) {
 			return false, fmt.Errorf("partition %s has stopped: %w", c.name, c.why())
 		}
 		err := c.ask(ctx, func(p *Partition) error {
-			busy = busy || p.Queued() > 0 || p.timed && p.untold(0)
+			busy = busy || p.Queued() > 0
 			return nil
 		})
 		if err != nil {

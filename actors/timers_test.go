@@ -127,7 +127,9 @@ func TestProcessingTimersFireByTheClock(t *testing.T) {
 		t.Error("the partition does not wait for its timers")
 	}
 	k.pass(time.Second)
-	k.mustOpen()
+	if p = k.mustOpen(); !p.Restless() {
+		t.Error("the partition does not look for its timers after a restart")
+	}
 	k.pass(3 * time.Second)
 	if out := k.read("OUT"); len(out) != 2 || !strings.Contains(out[0], "tick") || !strings.Contains(out[1], "tock") {
 		t.Errorf("outputs are %v", out)

@@ -107,7 +107,7 @@ type Result struct {
 	Control kis.Control
 	Target  string // of a jump
 	Timers  []kis.TimerChange
-	Err     error  // nil, or why the call's rows have no effect
+	Err     error // nil, or why the call's rows have no effect
 	Verdict kis.Verdict
 }
 
