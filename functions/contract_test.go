@@ -363,7 +363,17 @@ func TestInferAgainstRows(t *testing.T) {
 			when = condition()
 		}
 		emits := []EmitField{{"x", g.expr(3)}, {"y", g.expr(2)}}
-		switch g.IntN(4) {
+		switch g.IntN(5) {
+		case 4:
+			spec.Must = []string{g.pick("i", "s", "m", "zz")}
+			x := func() string {
+				return g.pick("row.i", "row.f", "row.s", "row.m", "row.zz", "row?.m", g.rule(0), g.expr(1))
+			}
+			calls := []string{"count()", "count(" + g.rule(1) + ")", "sum(" + x() + ")", "avg(" + x() + ")", "min(" + x() + ")", "max(" + x() + ")", "first(" + x() + ")",
+				"last(" + x() + ")", "distinct(" + x() + ")", "top(2, " + x() + ")", "percentile(50, " + x() + ")", "collect(" + x() + ", 3)"}
+			spec.Calculate = &Calculate{When: g.pick("", g.rule(1), "state.n == null or state.n == 0 or "+g.rule(0)), Aggregate: []AggregateField{{Name: "n", Call: calls[g.IntN(len(calls))]}, {Name: "k", Call: calls[g.IntN(len(calls))]}},
+				Emit: []EmitField{{"n", "state.n"}, {"x", g.pick("state.k", "[state.k]", "row.i", g.expr(1))}}}
+			when = spec.Calculate.When
 		case 0:
 			spec.Mode = kis.Verify
 			for range 1 + g.IntN(3) {
@@ -448,4 +458,65 @@ func TestInferIsBounded(t *testing.T) {
 	if len(mistakes) != 1 {
 		t.Errorf("what lies within the bounds is known: %v", mistakes)
 	}
+}
+
+// shapeOfRow is the shape of a row that has just these fields.
+func shapeOfRow(text string) (Shape, bool) {
+	row, err := kis.ParseRow([]byte(text))
+	if err != nil {
+		return Shape{}, false
+	}
+	s := Shape{Fields: make(map[string]Field)}
+	for i := range row.Len() {
+		f := row.At(i)
+		field := Field{kinds: kindsOf(f.Value.Kind())}
+		if f.Value.Kind() == kis.Object {
+			if inside, ok := shapeOfRow(f.Value.Text()); ok {
+				field.Inside = &inside
+			}
+		}
+		s.Fields[f.Name] = field
+	}
+	return s, true
+}
+
+// FuzzInfer holds what Infer says of a row's own shape to what the function does with the row.
+func FuzzInfer(f *testing.F) {
+	f.Add("row.a + row.b.c", "row.a > 0", `{"a":2,"b":{"c":1}}`)
+	f.Add("has(row.x) ? row.x : row.y", "", `{"y":2.5}`)
+	f.Add("let v = row.b; v.c ?? {\"d\": row}", `row.a == "x" and row.a != null`, `{"a":"x","b":{}}`)
+	f.Fuzz(func(t *testing.T, emit, when, text string) {
+		shape, ok := shapeOfRow(text)
+		if !ok {
+			return
+		}
+		spec := Spec{Name: "F", Mode: kis.Calculate, Calculate: &Calculate{Emit: []EmitField{{"e", emit}}, When: when}}
+		fn, _ := New(spec)
+		if fn == nil {
+			return
+		}
+		made, mistakes := Infer(spec, shape)
+		r, err := fn.Open(kis.Step{Name: "F"})
+		if err != nil {
+			return
+		}
+		row, _ := kis.ParseRow([]byte(text))
+		call := &kis.Call{Rows: []*kis.Row{row}, Metas: []*kis.Meta{{}}}
+		if err := r.Handle(call); err != nil {
+			return
+		}
+		for _, m := range mistakes {
+			if m.Missing != "" && !m.Guarded && (when == "" || m.Path == "calculate.when") {
+				t.Fatalf("%v, and it has a value for %s", m, text)
+			}
+		}
+		if len(mistakes) > 0 {
+			return
+		}
+		for _, e := range call.Emitted {
+			if why := conforms(e.Row.String(), made.Out); why != "" {
+				t.Fatalf("%s of %s is not of %s: %s", e.Row, text, made.Out, why)
+			}
+		}
+	})
 }

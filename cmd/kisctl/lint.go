@@ -25,7 +25,9 @@ func newLint(a *app) *cobra.Command {
 		Use:   "lint PATH...",
 		Short: "Check definitions without a node",
 		Long: `lint reads definition files, and folders with all below them (.yml, .yaml), as one set and reports all that is
-wrong with them. It needs no node. Warnings are reported and leave the exit code 0.`,
+wrong with them: what cannot be read, names that are not there, expressions, fields that no row has or that are of
+another type, flows that write the same or feed themselves. It needs no node. Warnings are reported and leave the exit
+code 0.`,
 		Example: "  kisctl lint flows/",
 		Args:    atLeast(1),
 		RunE: func(_ *cobra.Command, args []string) error {
