@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/expr-lang/expr/ast"
 
@@ -341,19 +342,20 @@ func (s *rowShape) miss(m Mistake, path string, of Shape) {
 func fieldHint(name string, of Shape) string {
 	names := slices.DeleteFunc(of.Names(), func(n string) bool { return of.Fields[n].wrong })
 	lower, best, held := strings.ToLower(name), "", ""
-	least := max(1, len(name)/3) + 1
-	if len(name) > 4 {
+	size := utf8.RuneCountInString(name)
+	least := max(1, size/3) + 1
+	if size > 4 {
 		least = max(3, least)
 	}
 	for _, n := range names {
-		if len(name) < 2 || len(name) > 64 || len(n) > 64 {
+		if size < 2 || len(name) > 192 || len(n) > 192 {
 			continue
 		}
 		k := strings.ToLower(n)
 		if d := distance(lower, k); d < least {
 			best, least = n, d
 		}
-		if min(len(k), len(lower)) >= 4 && (strings.Contains(k, lower) || strings.Contains(lower, k)) {
+		if min(utf8.RuneCountInString(k), size) >= 4 && (strings.Contains(k, lower) || strings.Contains(lower, k)) {
 			if held != "" {
 				held = "-" // more than one
 			} else {

@@ -78,6 +78,8 @@ func TestInfer(t *testing.T) {
 		{emit("row.nmae + row.nmae"), rows, "", "calculate.emit.x, column 5: no row has the field nmae (did you mean name?)"},
 		{emit("row.who.frist"), rows, "", "calculate.emit.x, column 9: no row has the field who.frist (did you mean first?)"},
 		{emit(`let w = row.who; w.frist`), rows, "", "calculate.emit.x, column 20: there is no field w.frist (did you mean first?)"},
+		{emit("row.用户名"), declared("用戶名 text", "金额 int"), "", "calculate.emit.x, column 5: no row has the field 用户名 (did you mean 用戶名?)"},
+		{emit("row.总计"), declared("用户 text", "金额 int"), "", "calculate.emit.x, column 5: no row has the field 总计 (known: 用户, 金额)"},
 		{emit(`row["nmae"]`), rows, "", "calculate.emit.x, column 5: no row has the field nmae (did you mean name?)"},
 		{emit("row.z"), rows, "", "calculate.emit.x, column 5: no row has the field z (known: at, id, name, ok, price, tags, who)"},
 		{emit("row.ok ? row.nmae : 1"), rows, "", "calculate.emit.x, column 14: no row has the field nmae (did you mean name?) guarded"},

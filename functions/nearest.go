@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 func itoa(i int) string { return strconv.Itoa(i) }
@@ -11,7 +12,7 @@ func itoa(i int) string { return strconv.Itoa(i) }
 // didYouMean returns a hint: the known name that is most like the given one, else the known names if they are
 // few.
 func didYouMean(name string, known []string) string {
-	best, least := "", max(1, len(name)/3)+1
+	best, least := "", max(1, utf8.RuneCountInString(name)/3)+1
 	for _, k := range slices.Sorted(slices.Values(known)) {
 		if len(name) > 64 || len(k) > 64 {
 			continue
@@ -31,8 +32,10 @@ func didYouMean(name string, known []string) string {
 	return ""
 }
 
-// distance is the number of bytes to insert, delete, replace or swap with their neighbour to make a into b.
-func distance(a, b string) int {
+// distance is the number of characters to insert, delete, replace or swap with their neighbour to make one text into
+// another.
+func distance(from, to string) int {
+	a, b := []rune(from), []rune(to)
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {
 		last[j] = j
