@@ -115,7 +115,7 @@ func (p *Partition) touched() {
 func (p *Partition) publish(ctx context.Context, t *target) error {
 	var expect *transport.Expect
 	if t.fenced {
-		expect = &transport.Expect{Subject: OutputFence(t.stream, p.name), Sequence: t.fence}
+		expect = &transport.Expect{Subject: t.subject, Sequence: t.fence}
 	}
 	ms := make([]transport.Outgoing, len(t.waiting))
 	fields := make([]transport.Field, 2*len(t.waiting))
@@ -133,6 +133,9 @@ func (p *Partition) publish(ctx context.Context, t *target) error {
 		h = append(h, transport.Field{Name: originHeader, Value: origin})
 		if !t.fenced {
 			h = append(h, transport.Field{Name: "Nats-Msg-Id", Value: origin})
+		}
+		if o.passes != "" {
+			h = append(h, transport.Field{Name: passesHeader, Value: o.passes})
 		}
 		ms[i] = transport.Outgoing{Subject: o.subject, Header: h, Data: o.payload, Expect: expect}
 	}
@@ -292,12 +295,11 @@ func parseFence(text string) (f fence, err error) {
 // where our outputs are to be looked for. A fence of a later epoch there means that another node owns the
 // partition.
 func (p *Partition) writeFence(ctx context.Context, t *target, end uint64) (from, sequence uint64, err error) {
-	subject := OutputFence(t.stream, p.name)
 	_, noted := mark(p.meta.Settled, t.name) // what a record says: the next owner knows no more than that
 	for try := 0; ; try++ {
 		var before uint64
 		own := fence{p.incarnation, p.meta.Epoch, end, p.senderMark, p.name}
-		last, err := p.ports.Streams.LastOn(ctx, t.stream, subject)
+		last, err := p.ports.Streams.LastOn(ctx, t.stream, t.subject)
 		switch {
 		case errors.Is(err, transport.ErrNotFound):
 			own.from = min(end, noted)
@@ -318,7 +320,7 @@ func (p *Partition) writeFence(ctx context.Context, t *target, end uint64) (from
 			}
 			own.from = max(own.from, noted)
 		}
-		t.fence, err = p.ports.Streams.Append(ctx, t.stream, transport.Outgoing{Subject: subject,
+		t.fence, err = p.ports.Streams.Append(ctx, t.stream, transport.Outgoing{Subject: t.subject,
 			Data: []byte(own.String()), Expect: &transport.Expect{Sequence: before}})
 		if err == nil {
 			return max(own.from, t.at), t.fence, nil
