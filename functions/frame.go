@@ -42,6 +42,9 @@ type frame struct {
 	rows   [2]*kis.Row  // of further roots: left and right, table
 	values [3]kis.Value // of further roots: self, the parts of window
 
+	inners [2]inner // objects of which fields were asked for, the last one first
+	parser kis.Parser
+
 	keys     []kis.Field // of key, once they were asked for
 	slots    []kis.Value // of let, #, #index, #acc
 	used     bool        // some slot is
@@ -238,7 +241,7 @@ func (f *frame) showTimer(c *kis.Call) {
 // hide lets go of what show showed: the row's message may be far larger than what is kept of it.
 func (f *frame) hide() {
 	f.row, f.meta, f.key, f.keys, f.state = nil, nil, kis.Key{}, nil, nil
-	f.rows, f.values = [2]*kis.Row{}, [3]kis.Value{}
+	f.rows, f.values, f.inners = [2]*kis.Row{}, [3]kis.Value{}, [2]inner{}
 	if f.used {
 		clear(f.slots)
 		f.used = false

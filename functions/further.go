@@ -2,6 +2,7 @@ package functions
 
 import (
 	"slices"
+	"unsafe"
 
 	"github.com/expr-lang/expr/ast"
 
@@ -89,6 +90,40 @@ func (c *compiler) furtherField(n *ast.MemberNode, at *site, r *further, name st
 		return c.wrong(n.Property, didYouMean(name, r.fields), "%s has no %s", r.name, name)
 	}
 	return node{kinds: r.each[i], eval: func(f *frame) (kis.Value, bool) { return f.values[place+i], true }}
+}
+
+// inner is an object within a row. When a second field of it is asked for it is parsed, so that many fields of one
+// object are not each looked for from its beginning.
+type inner struct {
+	text string
+	row  *kis.Row // nil: not parsed yet
+}
+
+// minInner is the length from which on it pays.
+const minInner = 64
+
+// inner returns an object parsed, or nil where it is asked for the first time.
+func (f *frame) inner(text string) *kis.Row {
+	if len(text) < minInner {
+		return nil
+	}
+	for i := range f.inners {
+		in := &f.inners[i]
+		if len(in.text) != len(text) || unsafe.StringData(in.text) != unsafe.StringData(text) {
+			continue
+		}
+		if in.row == nil {
+			row, err := f.parser.ParseText(text)
+			if err != nil {
+				return nil // more fields than a row may have
+			}
+			in.row = row
+		}
+		return in.row
+	}
+	f.inners[1] = f.inners[0]
+	f.inners[0] = inner{text: text}
+	return nil
 }
 
 // fieldUse is which fields of a row some expressions look at.

@@ -282,6 +282,10 @@ func (f *frame) access(at *site, v, p kis.Value) (_ kis.Value, there, ok bool) {
 	}
 	switch {
 	case v.Kind() == kis.Object && p.Kind() == kis.String:
+		if row := f.inner(v.Text()); row != nil {
+			v, there := row.Get(p.Text())
+			return v, there, f.charge(at, stepCost)
+		}
 		for m := (members{text: v.Text()}); ; {
 			name, text, more := m.next()
 			if !more || sameName(name, p.Text()) {

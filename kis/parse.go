@@ -58,6 +58,9 @@ const (
 // it must not be changed any more. The error is a *SyntaxError.
 func (p *Parser) Parse(text []byte) (*Row, error) { return p.parse(view(text)) }
 
+// ParseText is Parse for a text that is a string.
+func (p *Parser) ParseText(text string) (*Row, error) { return p.parse(text) }
+
 func (p *Parser) parse(s string) (*Row, error) {
 	if err := checkSize(s); err != nil {
 		return nil, err
