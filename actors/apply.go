@@ -46,6 +46,7 @@ type out struct {
 	target  *target
 	subject string
 	payload []byte
+	passes  string
 	pack    bool // it is a line of a message with others
 }
 
@@ -608,6 +609,7 @@ func (p *Partition) setAsideLoaded(w *work, s *step, row *kis.Row, meta *kis.Met
 
 func (p *Partition) dead(w *work, d *proto.DeadLetter, meta *kis.Meta) {
 	d.Revision, d.Time = p.flow.Revision, w.now.UnixNano()
+	d.Passes = meta.Passes
 	d.Stream, d.Subject, d.Sequence, d.Index, d.EventTime = meta.Stream, meta.Subject, meta.Sequence, meta.Index, meta.Time.UnixNano()
 	v, err := d.MarshalVT()
 	if err != nil {
@@ -630,8 +632,13 @@ func (p *Partition) sendRow(w *work, s *step, subject string, row *kis.Row, meta
 			p.setAside(w, s, row, meta, fmt.Errorf("the output of %d bytes is larger than a message may be", len(payload)), 0)
 			return
 		}
+		passes, err := p.passed(meta)
+		if err != nil {
+			p.setAside(w, s, row, meta, err, 0)
+			return
+		}
 		t := p.target(o.Stream, o.Stream, o.Fenced)
-		w.outs = append(w.outs, out{w.order, t, subject, payload, s.Pack})
+		w.outs = append(w.outs, out{w.order, t, subject, payload, passes, s.Pack})
 		if !s.Pack {
 			s.meter.send()
 		}

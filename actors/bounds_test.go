@@ -272,7 +272,7 @@ func TestAFormerOwnerIsRefused(t *testing.T) {
 		t.Errorf("work of the former owner says %v, want %v", err, ErrFenced)
 	}
 	tg := old.targets["OUT"]
-	tg.waiting = []waiting{{2, "out.x", []byte("forged")}}
+	tg.waiting = []waiting{{number: 2, subject: "out.x", payload: []byte("forged")}}
 	if err := old.settle(t.Context()); !errors.Is(err, ErrFenced) {
 		t.Errorf("an output of the former owner: %v, want %v", err, ErrFenced)
 	}

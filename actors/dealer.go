@@ -304,6 +304,10 @@ func (d *Dealer) entry(ctx context.Context, m *transport.Message, metas []kis.Me
 	in := &d.flow.Inputs[d.input]
 	var fault error
 	before, high := d.high, d.high
+	passes := ""
+	if len(m.Header) > 0 {
+		passes = m.Get(passesHeader)
+	}
 	d.parser.Split(m.Data, func(index uint32, row *kis.Row, bad []byte, err error) {
 		if fault != nil {
 			return
@@ -311,7 +315,7 @@ func (d *Dealer) entry(ctx context.Context, m *transport.Message, metas []kis.Me
 		if len(metas) == cap(metas) {
 			metas = make([]kis.Meta, 0, 2*cap(metas)+1) // the old ones stay with their rows
 		}
-		metas = append(metas, kis.Meta{Stream: in.Stream, Subject: m.Subject, Sequence: m.Sequence, Index: index, Time: m.Time})
+		metas = append(metas, kis.Meta{Stream: in.Stream, Subject: m.Subject, Sequence: m.Sequence, Index: index, Time: m.Time, Passes: passes})
 		it := Item{Row: row, Bad: bad, Err: err, Meta: &metas[len(metas)-1], Sequence: m.Sequence, Step: in.Step, High: before}
 		high = max(high, d.date(&it, m.Time))
 		size := 0
@@ -395,7 +399,7 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 			return fmt.Errorf("%w: envelope %d of stream %s is damaged", ErrInput, m.Sequence, in.Stream)
 		}
 		meta := &kis.Meta{Stream: e.Streams[id.Stream], Subject: e.Subjects[id.Subject], Sequence: id.Sequence,
-			Index: id.Index, Time: time.Unix(0, id.Time).UTC()}
+			Index: id.Index, Time: time.Unix(0, id.Time).UTC(), Passes: id.Passes}
 		it := Item{Meta: meta, Sequence: m.Sequence, Step: in.Step, Sender: e.Sender, Number: e.Number}
 		row, err := d.parser.Parse(b)
 		if err != nil {

@@ -41,6 +41,7 @@ type waiting struct {
 	number  uint64
 	subject string
 	payload []byte
+	passes  string
 }
 
 // target finds or makes the target of outputs to a stream.
@@ -81,7 +82,7 @@ type handed struct {
 
 // cost is about what a row takes of an envelope, or a little more.
 func (h *handed) cost() int {
-	return len(h.row) + len(h.meta.Stream) + len(h.meta.Subject) + len(h.step) + 64
+	return len(h.row) + len(h.meta.Stream) + len(h.meta.Subject) + len(h.step) + len(h.meta.Passes) + 64
 }
 
 // envelope is an envelope that is being filled.
@@ -99,6 +100,16 @@ func (p *Partition) handOff(w *work, s *step, to int, row *kis.Row, meta *kis.Me
 
 // saveRow puts a row into the envelope of a Save's hand-off.
 func (p *Partition) saveRow(w *work, s *step, row *kis.Row, meta *kis.Meta) {
+	passes, err := p.passed(meta)
+	if err != nil {
+		p.setAside(w, s, row, meta, err, 0)
+		return
+	}
+	if passes != meta.Passes {
+		m := *meta
+		m.Passes = passes
+		meta = &m
+	}
 	subject := saveSubject(s.Save, p.flow.Name, p.stage, p.number)
 	p.handTo(w, s, p.target(subject, SaveStream(s.Save), false), row, meta, 0)
 }
@@ -136,7 +147,7 @@ func (p *Partition) enclose(w *work) {
 		m.Rows = append(m.Rows, h.row)
 		m.Identities = append(m.Identities, &proto.Identity{
 			Stream: indexOf(&m.Streams, h.meta.Stream), Subject: indexOf(&m.Subjects, h.meta.Subject),
-			Sequence: h.meta.Sequence, Index: h.meta.Index, Time: h.meta.Time.UnixNano(), Step: indexOf(&m.Steps, h.step), Jumps: uint32(h.jumps),
+			Sequence: h.meta.Sequence, Index: h.meta.Index, Time: h.meta.Time.UnixNano(), Step: indexOf(&m.Steps, h.step), Jumps: uint32(h.jumps), Passes: h.meta.Passes,
 		})
 	}
 }
@@ -174,7 +185,7 @@ func (p *Partition) packOutputs(w *work) {
 		}
 		var k *pack
 		for i := len(w.packs) - 1; i >= 0 && k == nil; i-- {
-			if f := &kept[w.packs[i].out]; f.target == o.target && f.subject == o.subject {
+			if f := &kept[w.packs[i].out]; f.target == o.target && f.subject == o.subject && f.passes == o.passes {
 				k = &w.packs[i]
 			}
 		}
@@ -227,6 +238,12 @@ func (p *Partition) record(w *work) (*proto.Record, error) {
 		case len(b.Subjects) > 1:
 			b.Subjects = append(b.Subjects, o.subject)
 		}
+		if o.passes != "" || len(b.Passes) > 0 {
+			for len(b.Passes) < len(b.Payloads) {
+				b.Passes = append(b.Passes, "")
+			}
+			b.Passes = append(b.Passes, o.passes)
+		}
 		b.Payloads = append(b.Payloads, o.payload)
 	}
 	for _, e := range w.envelopes {
@@ -277,7 +294,11 @@ func (p *Partition) enqueue(b *proto.Outputs) {
 		n := b.First + uint64(i)
 		t.written = max(t.written, n)
 		if n > t.settled {
-			t.waiting = append(t.waiting, waiting{n, subject, payload})
+			passes := ""
+			if i < len(b.Passes) {
+				passes = b.Passes[i]
+			}
+			t.waiting = append(t.waiting, waiting{n, subject, payload, passes})
 		}
 	}
 }

@@ -63,7 +63,7 @@ func (p *Partition) pend(w *work, s *step, key []byte, row *kis.Row, meta *kis.M
 		key = fmt.Appendf(nil, "%s %d %d", meta.Stream, meta.Sequence, meta.Index)
 	}
 	v := &proto.Pending{Row: row.AppendJSON(nil), Stream: meta.Stream, Subject: meta.Subject, Sequence: meta.Sequence,
-		Index: meta.Index, EventTime: meta.Time.UnixNano(), Jumps: uint32(jumps), Attempts: uint32(attempts), Due: due, Loaded: loaded}
+		Index: meta.Index, EventTime: meta.Time.UnixNano(), Jumps: uint32(jumps), Attempts: uint32(attempts), Due: due, Loaded: loaded, Passes: meta.Passes}
 	if err != nil {
 		v.Reason = err.Error()
 	}
@@ -214,7 +214,7 @@ func (q *pendings) remove(e *pendingQueue) {
 }
 
 func pendingMeta(r *proto.Pending) *kis.Meta {
-	return &kis.Meta{Stream: r.Stream, Subject: r.Subject, Sequence: r.Sequence, Index: r.Index, Time: time.Unix(0, r.EventTime).UTC()}
+	return &kis.Meta{Stream: r.Stream, Subject: r.Subject, Sequence: r.Sequence, Index: r.Index, Time: time.Unix(0, r.EventTime).UTC(), Passes: r.Passes}
 }
 
 // parkedRow finds the parked row that a key of the store names, or -1 where it is not parked any more.

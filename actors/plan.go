@@ -19,6 +19,9 @@ type Flow struct {
 	Inputs   []Input // entries and loads
 	Steps    []Step
 	Time     EventTime
+	// Passes is how often an event may pass the flow: through what it sends and saves it may come in again. 0: the
+	// flow is in no circle, and nothing is counted.
+	Passes int
 }
 
 // EventTime says where the flow's rows have their event time from, and what is expected of it. The zero value: from
@@ -245,6 +248,9 @@ func shortMark(name string) string {
 
 // The alphabet is without n: the server looks for its own headers by that letter.
 var markCoding = base32.NewEncoding("0123456789abcdefghijklmopqrstuvw").WithPadding(base32.NoPadding)
+
+// passesHeader is the header of an output whose event has passed flows that it may pass again.
+const passesHeader = "Kisflow-Passes"
 
 // covers tells whether a subject with wildcards captures a plain subject.
 func covers(filter, subject string) bool {

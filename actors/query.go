@@ -325,7 +325,7 @@ func (p *Partition) Retry(ctx context.Context, keys [][]byte) (retried int, left
 			left = append(left, fmt.Errorf("%s: %w", id, err))
 			continue
 		}
-		meta := &kis.Meta{Stream: d.Stream, Subject: d.Subject, Sequence: d.Sequence, Index: d.Index, Time: time.Unix(0, d.EventTime).UTC()}
+		meta := &kis.Meta{Stream: d.Stream, Subject: d.Subject, Sequence: d.Sequence, Index: d.Index, Time: time.Unix(0, d.EventTime).UTC(), Passes: d.Passes}
 		w.order = w.rows
 		w.rows++
 		retried++

@@ -134,6 +134,9 @@ func (p *Partition) publish(ctx context.Context, t *target) error {
 		if !t.fenced {
 			h = append(h, transport.Field{Name: "Nats-Msg-Id", Value: origin})
 		}
+		if o.passes != "" {
+			h = append(h, transport.Field{Name: passesHeader, Value: o.passes})
+		}
 		ms[i] = transport.Outgoing{Subject: o.subject, Header: h, Data: o.payload, Expect: expect}
 	}
 	t.attempted = true

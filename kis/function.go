@@ -126,6 +126,8 @@ type Meta struct {
 	Sequence uint64    // the message's place in its stream
 	Index    uint32    // the event's place in its message, from 0
 	Time     time.Time // the event's time: of the flow's time field, or when the stream stored the message (UTC)
+	// Passes says how often the event has passed flows that it may pass again (loop), as in "Refine=2"; "" for most.
+	Passes string
 }
 
 // Call is one call of a runner: rows of one key, with that key's state. The engine owns it and uses it

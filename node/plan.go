@@ -228,6 +228,9 @@ type start struct {
 // inputs that are new begin.
 func (pl *planner) plan(ctx context.Context, set *flowdef.Set, def *flowdef.Flow, revision uint64, at starts) (*actors.Flow, error) {
 	f := &actors.Flow{Name: def.Name, Revision: revision, Time: timeOf(def)}
+	if def.Loop != nil {
+		f.Passes = def.Loop.Most
+	}
 	for i := range def.Steps {
 		s, err := pl.step(ctx, set, def, &def.Steps[i])
 		if err != nil {

@@ -514,6 +514,7 @@ type Outputs struct {
 	Subjects      []string               `protobuf:"bytes,3,rep,name=subjects,proto3" json:"subjects,omitempty"` // one for all, or one for each
 	Payloads      [][]byte               `protobuf:"bytes,4,rep,name=payloads,proto3" json:"payloads,omitempty"`
 	Identities    []string               `protobuf:"bytes,5,rep,name=identities,proto3" json:"identities,omitempty"` // of the events that caused them; one for each, or none
+	Passes        []string               `protobuf:"bytes,6,rep,name=passes,proto3" json:"passes,omitempty"`         // how often the events have passed flows that they may pass again; one for each, or none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -579,6 +580,13 @@ func (x *Outputs) GetPayloads() [][]byte {
 func (x *Outputs) GetIdentities() []string {
 	if x != nil {
 		return x.Identities
+	}
+	return nil
+}
+
+func (x *Outputs) GetPasses() []string {
+	if x != nil {
+		return x.Passes
 	}
 	return nil
 }
@@ -988,10 +996,11 @@ type Identity struct {
 	Stream        uint32                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`   // index in Envelope.streams
 	Subject       uint32                 `protobuf:"varint,2,opt,name=subject,proto3" json:"subject,omitempty"` // index in Envelope.subjects
 	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Index         uint32                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"` // of the event in its message
-	Time          int64                  `protobuf:"varint,5,opt,name=time,proto3" json:"time,omitempty"`   // the event's time, unix nanoseconds
-	Step          uint32                 `protobuf:"varint,6,opt,name=step,proto3" json:"step,omitempty"`   // index in Envelope.steps
-	Jumps         uint32                 `protobuf:"varint,7,opt,name=jumps,proto3" json:"jumps,omitempty"` // backward jumps so far
+	Index         uint32                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`  // of the event in its message
+	Time          int64                  `protobuf:"varint,5,opt,name=time,proto3" json:"time,omitempty"`    // the event's time, unix nanoseconds
+	Step          uint32                 `protobuf:"varint,6,opt,name=step,proto3" json:"step,omitempty"`    // index in Envelope.steps
+	Jumps         uint32                 `protobuf:"varint,7,opt,name=jumps,proto3" json:"jumps,omitempty"`  // backward jumps so far
+	Passes        string                 `protobuf:"bytes,8,opt,name=passes,proto3" json:"passes,omitempty"` // how often the event has passed flows that it may pass again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1075,6 +1084,13 @@ func (x *Identity) GetJumps() uint32 {
 	return 0
 }
 
+func (x *Identity) GetPasses() string {
+	if x != nil {
+		return x.Passes
+	}
+	return ""
+}
+
 // DeadLetter is an event set aside with its reason; a value in the partition's store.
 type DeadLetter struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1093,6 +1109,7 @@ type DeadLetter struct {
 	Time          int64                  `protobuf:"varint,13,opt,name=time,proto3" json:"time,omitempty"`                            // of the commit that set it aside
 	Attempts      uint32                 `protobuf:"varint,14,opt,name=attempts,proto3" json:"attempts,omitempty"`
 	Loaded        bool                   `protobuf:"varint,15,opt,name=loaded,proto3" json:"loaded,omitempty"` // the row came in through the step's hand-off (a Load)
+	Passes        string                 `protobuf:"bytes,16,opt,name=passes,proto3" json:"passes,omitempty"`  // as in Identity
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1232,6 +1249,13 @@ func (x *DeadLetter) GetLoaded() bool {
 	return false
 }
 
+func (x *DeadLetter) GetPasses() string {
+	if x != nil {
+		return x.Passes
+	}
+	return ""
+}
+
 // Pending is a row that waits at a step for its key's turn: a value in the partition's store.
 type Pending struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1246,6 +1270,7 @@ type Pending struct {
 	Due           int64                  `protobuf:"varint,9,opt,name=due,proto3" json:"due,omitempty"`           // unix nanoseconds; 0: behind another one
 	Reason        string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`     // of the last attempt
 	Loaded        bool                   `protobuf:"varint,11,opt,name=loaded,proto3" json:"loaded,omitempty"`    // it came in through the step's hand-off (a Load)
+	Passes        string                 `protobuf:"bytes,12,opt,name=passes,proto3" json:"passes,omitempty"`     // as in Identity
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1355,6 +1380,13 @@ func (x *Pending) GetLoaded() bool {
 		return x.Loaded
 	}
 	return false
+}
+
+func (x *Pending) GetPasses() string {
+	if x != nil {
+		return x.Passes
+	}
+	return ""
 }
 
 // Value is a key's state as the store holds it.
@@ -1560,7 +1592,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"watermarks\"3\n" +
 	"\tWatermark\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x12\n" +
-	"\x04time\x18\x02 \x01(\x12R\x04time\"\x8f\x01\n" +
+	"\x04time\x18\x02 \x01(\x12R\x04time\"\xa7\x01\n" +
 	"\aOutputs\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\x04R\x05first\x12\x1a\n" +
@@ -1568,7 +1600,8 @@ const file_kisflow_proto_rawDesc = "" +
 	"\bpayloads\x18\x04 \x03(\fR\bpayloads\x12\x1e\n" +
 	"\n" +
 	"identities\x18\x05 \x03(\tR\n" +
-	"identities\"U\n" +
+	"identities\x12\x16\n" +
+	"\x06passes\x18\x06 \x03(\tR\x06passes\"U\n" +
 	"\aSettled\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1a\n" +
@@ -1616,7 +1649,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"\x05peers\x18\r \x01(\rR\x05peers\x122\n" +
 	"\n" +
 	"watermarks\x18\f \x03(\v2\x12.kisflow.WatermarkR\n" +
-	"watermarks\"\xac\x01\n" +
+	"watermarks\"\xc4\x01\n" +
 	"\bIdentity\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\rR\x06stream\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\rR\asubject\x12\x1a\n" +
@@ -1624,7 +1657,8 @@ const file_kisflow_proto_rawDesc = "" +
 	"\x05index\x18\x04 \x01(\rR\x05index\x12\x12\n" +
 	"\x04time\x18\x05 \x01(\x03R\x04time\x12\x12\n" +
 	"\x04step\x18\x06 \x01(\rR\x04step\x12\x14\n" +
-	"\x05jumps\x18\a \x01(\rR\x05jumps\"\x83\x03\n" +
+	"\x05jumps\x18\a \x01(\rR\x05jumps\x12\x16\n" +
+	"\x06passes\x18\b \x01(\tR\x06passes\"\x9b\x03\n" +
 	"\n" +
 	"DeadLetter\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x1a\n" +
@@ -1643,7 +1677,8 @@ const file_kisflow_proto_rawDesc = "" +
 	"event_time\x18\f \x01(\x03R\teventTime\x12\x12\n" +
 	"\x04time\x18\r \x01(\x03R\x04time\x12\x1a\n" +
 	"\battempts\x18\x0e \x01(\rR\battempts\x12\x16\n" +
-	"\x06loaded\x18\x0f \x01(\bR\x06loaded\"\x92\x02\n" +
+	"\x06loaded\x18\x0f \x01(\bR\x06loaded\x12\x16\n" +
+	"\x06passes\x18\x10 \x01(\tR\x06passes\"\xaa\x02\n" +
 	"\aPending\x12\x10\n" +
 	"\x03row\x18\x01 \x01(\fR\x03row\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x18\n" +
@@ -1657,7 +1692,8 @@ const file_kisflow_proto_rawDesc = "" +
 	"\x03due\x18\t \x01(\x03R\x03due\x12\x16\n" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\x12\x16\n" +
-	"\x06loaded\x18\v \x01(\bR\x06loaded\"\xbf\x01\n" +
+	"\x06loaded\x18\v \x01(\bR\x06loaded\x12\x16\n" +
+	"\x06passes\x18\f \x01(\tR\x06passes\"\xbf\x01\n" +
 	"\x05Value\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\fR\x05state\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1a\n" +
