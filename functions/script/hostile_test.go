@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
@@ -210,7 +211,7 @@ func TestStop(t *testing.T) {
 // TestNoWorker names a program that is none.
 func TestNoWorker(t *testing.T) {
 	for program, want := range map[string]string{"": "no program is known", filepath.Join(t.TempDir(), "none"): "no such file"} {
-		p := NewPool(PoolOptions{Program: program})
+		p := NewPool(PoolOptions{Program: program, Log: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		_, err := p.start()
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -424,7 +425,7 @@ func TestHandle(t *testing.T) {
 // TestWorkerDies has a row that ends its worker by something that is no limit of ours: the engine's own stack.
 func TestWorkerDies(t *testing.T) {
 	r := open(t, newPool(t, 2), Spec{Must: []string{"k"}, Limits: Limits{Time: 10 * time.Second, Memory: 1 << 30}, Source: `function handle(row, state) {
-  if (row.deep) { let a = []; for (let i = 0; i < 1e6; i++) a = [a]; a.flat(Infinity) }
+  if (row.deep) { let a = []; for (let i = 0; i < 3e5; i++) a = [a]; a.flat(Infinity) }
   return {k: row.k}
 }`})
 	a, b := call(t, "", `{"k":1}`, `{"k":1,"deep":1}`, `{"k":1}`), call(t, "", `{"k":2}`)

@@ -381,7 +381,7 @@ func (p *Pool) start() (*process, error) {
 	w := &process{in: in, out: out, stderr: &headWriter{left: 4 << 10}, ended: make(chan struct{}), loaded: make(map[[16]byte]bool), buf: make([]byte, 64<<10)}
 	w.cmd = exec.Command(p.opt.Program, p.opt.Arguments...)
 	w.cmd.Stdin, w.cmd.Stdout, w.cmd.Stderr = childIn, childOut, w.stderr
-	w.cmd.Env = []string{workerMark + "=1", "TZ=UTC", "LANG=C.UTF-8"} // nothing of ours
+	w.cmd.Env = []string{workerMark + "=1", "TZ=UTC", "LANG=C.UTF-8", "GOTRACEBACK=none"} // nothing of ours
 	if root := os.Getenv("SystemRoot"); root != "" {
 		w.cmd.Env = append(w.cmd.Env, "SystemRoot="+root) // without it no program starts on Windows
 	}

@@ -129,10 +129,11 @@ func (s *source) offset(line, column int) int {
 		rest = rest[i+1:]
 	}
 	at += column - 1
+	most := len(s.text)
 	if s.wrapped {
-		at--
+		at, most = at-1, most-2
 	}
-	return min(max(0, at), len(s.text))
+	return min(max(0, at), most)
 }
 
 // tooDeep returns where more brackets are open than may be, or -1. Brackets in texts count too: it is a bound, not a
