@@ -4,6 +4,7 @@ import (
 	"embed"
 	"fmt"
 	"path"
+	"regexp"
 	"strings"
 )
 
@@ -52,14 +53,29 @@ func Names() []string {
 	return names
 }
 
-// stamp adds the field "at" to what the Expand of a query's file emits, and event time to a flow that does without.
+// fields finds the names in the emit of a function.
+var fields = regexp.MustCompile(`(?:[{,] |[{]|^    )([a-zA-Z_0-9]+): `)
+
+// stamp adds the field "at" to what the Expand of a query's file emits, and event time to a flow that does without. An
+// Expand that sends the rows as they are is given an emit of the fields that the function before it emits.
 func stamp(text []byte) []byte {
 	s := string(text)
 	if !strings.Contains(s, "\ntime: ") {
 		s = strings.Replace(s, "\nflows:\n", "\n"+timed+"flows:\n", 1)
 	}
 	head, expand, _ := strings.Cut(s, "fmode: Expand\n")
-	expand = strings.Replace(expand, "emit: {", "emit: {at: meta.time, ", 1)
-	expand = strings.Replace(expand, "emit:\n", "emit:\n    at: meta.time\n", 1)
-	return []byte(head + "fmode: Expand\n" + expand)
+	if strings.Contains(expand, "emit:") {
+		expand = strings.Replace(expand, "emit: {", "emit: {at: meta.time, ", 1)
+		expand = strings.Replace(expand, "emit:\n", "emit:\n    at: meta.time\n", 1)
+		return []byte(head + "fmode: Expand\n" + expand)
+	}
+	emit := "emit: {at: meta.time"
+	last := head[strings.LastIndex(head, "  emit:"):]
+	last, _, _ = strings.Cut(last, "\n---")
+	for line := range strings.SplitSeq(last, "\n") {
+		for _, name := range fields.FindAllStringSubmatch(line, -1) {
+			emit += ", " + name[1] + ": row." + name[1]
+		}
+	}
+	return []byte(head + "fmode: Expand\n" + strings.Replace(expand, "pack: true}", "pack: true, "+emit+"}}", 1))
 }

@@ -50,6 +50,8 @@ type benchmarked struct {
 	DeadLetters  uint64   `json:"dead_letters"`
 	P50          *float64 `json:"p50_ms,omitempty"`
 	P99          *float64 `json:"p99_ms,omitempty"`
+
+	reason string // of a dead letter
 }
 
 func newBench(a *app) *cobra.Command {
@@ -141,8 +143,9 @@ func (b *nexmarkBench) run(ctx context.Context, inNode bool) error {
 		head = append(head, "#P50 MS", "#P99 MS")
 	}
 	out := newTable(head...)
+	out.widths[2] = len("100000000") // rows are printed one by one
 	var all []benchmarked
-	lost := uint64(0)
+	lost, reason := uint64(0), ""
 	for _, q := range b.queries {
 		runs := make([]benchmarked, b.runs)
 		for i := range runs {
@@ -161,7 +164,9 @@ func (b *nexmarkBench) run(ctx context.Context, inNode bool) error {
 		})
 		r := runs[(len(runs)-1)/2]
 		all = append(all, r)
-		lost += r.DeadLetters
+		if lost += r.DeadLetters; r.DeadLetters > 0 {
+			reason = r.Query + ": " + r.reason
+		}
 		if b.app.json() {
 			continue
 		}
@@ -192,7 +197,7 @@ func (b *nexmarkBench) run(ctx context.Context, inNode bool) error {
 		}
 	}
 	if lost > 0 {
-		return fmt.Errorf("%d events became dead letters: the figures are not those of the queries", lost)
+		return fmt.Errorf("%d events became dead letters, so that the figures are not those of the queries; %s", lost, reason)
 	}
 	return nil
 }
@@ -408,5 +413,8 @@ func (b *nexmarkBench) inMemory(ctx context.Context, q nexmark.Query) (benchmark
 	}
 	r := b.figures(q, a, time.Since(f.began), processTime()-before-f.making)
 	r.DeadLetters = report.DeadLetters
+	for reason := range report.Reasons {
+		r.reason = reason
+	}
 	return r, nil
 }

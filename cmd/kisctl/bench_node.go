@@ -131,7 +131,17 @@ func (b *nexmarkBench) inNode(ctx context.Context, q nexmark.Query) (r benchmark
 		if err != nil {
 			return r, err
 		}
+		if s.DeadLetters == 0 {
+			continue
+		}
 		r.DeadLetters += s.DeadLetters
+		letters, err := client.DeadLetters(ctx, name, api.DeadLetterFilter{}, api.Page{Limit: 1})
+		if err != nil {
+			return r, err
+		}
+		for _, l := range letters.Items {
+			r.reason = l.Step + ": " + l.Reason
+		}
 	}
 	return r, nil
 }
