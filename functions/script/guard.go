@@ -14,6 +14,7 @@ type guard struct {
 	memory func() int64
 	over   func()
 	base   int64 // bytes that the process had before it had anything to do
+	kept   int64 // bytes that it has beyond that before a request: other scripts, and what is not collected yet
 
 	mu    sync.Mutex
 	vm    *goja.Runtime // of the row in hand; nil between two rows
@@ -60,7 +61,7 @@ func (g *guard) watch(l Limits) {
 	if g.stop != nil {
 		close(g.stop)
 	}
-	g.stop, g.most = stop, g.base+l.Memory
+	g.stop, g.most = stop, g.base+g.kept+l.Memory
 	g.mu.Unlock()
 	go func() { // ends with rest, or the next watch
 		t := time.NewTicker(min(max(l.Time/10, minLook), maxLook))

@@ -437,3 +437,37 @@ func TestWorkerDies(t *testing.T) {
 		t.Errorf("got %s%s", shown(a), shown(b))
 	}
 }
+
+// TestKeeper has a script that keeps all that it sees, which no row alone is to blame for: its worker forgets it in time.
+func TestKeeper(t *testing.T) {
+	p := newPool(t, 1)
+	keeper := open(t, p, Spec{Limits: Limits{Memory: 32 << 20}, Source: `
+const kept = []
+function handle(row) {
+  for (let i = 0; i < 2000; i++) kept.push("x".repeat(200) + i)
+  return {n: kept.length}
+}`})
+	other := open(t, p, Spec{Source: `function handle(row) { return row }`, Limits: Limits{Memory: 16 << 20}})
+	last, forgot := int64(0), false
+	for i := range 1000 {
+		c := call(t, "", `{"k":1}`)
+		if err := keeper.HandleMany([]*kis.Call{c}); err != nil || len(c.Emitted) != 1 {
+			t.Fatalf("row %d: %v %s", i, err, shown(c))
+		}
+		n, err := c.Emitted[0].Row.Int("n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		forgot, last = forgot || n < last, n
+		if i%50 == 0 {
+			c := call(t, "", `{"k":1}`)
+			if err := other.HandleMany([]*kis.Call{c}); err != nil || len(c.Emitted) != 1 {
+				t.Fatalf("the other script suffers: %v %s", err, shown(c))
+			}
+		}
+		if forgot {
+			return
+		}
+	}
+	t.Errorf("the worker keeps %d texts", last)
+}

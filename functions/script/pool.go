@@ -591,7 +591,7 @@ func (w *process) run(ctx context.Context, prog *program, request []byte, result
 	// The worker stops a row in time; what comes on top is for what it cannot stop.
 	b := bounds{within: prog.limits.Time + flushEvery + max(250*time.Millisecond, prog.limits.Time/2), spends: prog.limits.Time}
 	if w.base > 0 {
-		b.most = w.base + prog.limits.Memory + prog.limits.Memory/4 + 32<<20
+		b.most = w.base + keepBytes + prog.limits.Memory + prog.limits.Memory/4 + 32<<20
 	}
 	for try := 0; ; try++ {
 		if !w.loaded[prog.id] {

@@ -89,6 +89,7 @@ func (w *worker) frame(kind byte, payload []byte) error {
 		}
 		p, err := readProgram([16]byte(payload[:16]), payload[16:])
 		if err == nil {
+			w.measure()
 			w.collect(p.limits.Memory)
 			err = w.machine.load(p)
 		}
@@ -99,6 +100,7 @@ func (w *worker) frame(kind byte, payload []byte) error {
 		if len(payload) < 17 {
 			return errFrame
 		}
+		w.measure()
 		in := w.machine.loaded[[16]byte(payload[:16])]
 		if in == nil { // it had to give way to others
 			return w.send(endFrame(appendText(appendFrame(nil, faultFrame), "")))
@@ -110,12 +112,32 @@ func (w *worker) frame(kind byte, payload []byte) error {
 	default:
 		return fmt.Errorf("%w: kind %d", errFrame, kind)
 	}
-	return w.send(endFrame(binary.AppendUvarint(appendFrame(nil, doneFrame), uint64(max(0, memoryInUse()-w.machine.guard.base)))))
+	return w.send(endFrame(appendFrame(nil, doneFrame)))
+}
+
+// keepBytes is how much a worker may keep between two requests: its scripts, and what is not collected yet.
+const keepBytes = 64 << 20
+
+// measure looks how much memory is in use before a request: that is not held against it. A worker that keeps too much,
+// because a script keeps what it sees, forgets all its scripts.
+func (w *worker) measure() {
+	g := &w.machine.guard
+	if g.kept = max(0, memoryInUse()-g.base); g.kept <= keepBytes {
+		return
+	}
+	runtime.GC()
+	if g.kept = max(0, memoryInUse()-g.base); g.kept <= keepBytes {
+		return
+	}
+	w.machine.loaded = nil
+	debug.FreeOSMemory()
+	g.kept = min(keepBytes, max(0, memoryInUse()-g.base))
 }
 
 // collect has the collector work harder before a limit is reached.
 func (w *worker) collect(memory int64) {
-	if limit := w.machine.guard.base + memory*3/4; limit != w.limit {
+	limit := w.machine.guard.base + w.machine.guard.kept + memory*3/4
+	if d := limit - w.limit; d > 4<<20 || d < -4<<20 {
 		w.limit = limit
 		debug.SetMemoryLimit(limit)
 	}
