@@ -407,15 +407,6 @@ func notDecoded(what string, v kis.Value) (acc, error) {
 	return acc{}, fmt.Errorf("%s, not %s, was written", what, describe(v))
 }
 
-// ownedValue is owned, quicker for what was computed.
-func ownedValue(v kis.Value) kis.Value {
-	switch v.Kind() {
-	case kis.Null, kis.Bool, kis.Int:
-		return v
-	}
-	return owned(v)
-}
-
 // counting counts rows.
 type counting struct{}
 
@@ -610,7 +601,7 @@ func (k extreme) next(f *frame, at *site, a acc, args []kis.Value, _ int64) (acc
 
 func (extreme) commit(a *acc, args []kis.Value, _ int64) {
 	if a.value.Kind() != kis.Int && sameText(a.value, args[0]) {
-		a.value = ownedValue(a.value)
+		a.value = owned(a.value)
 	}
 }
 
@@ -641,7 +632,7 @@ func (extreme) decode(v kis.Value) (acc, error) {
 	if !(numbers | isString | isNull).has(v.Kind()) {
 		return notDecoded("a least or greatest", v)
 	}
-	return acc{value: ownedValue(v)}, nil
+	return acc{value: owned(v)}, nil
 }
 
 // edge keeps the value of the oldest or the newest row, and its time in n.
@@ -656,7 +647,7 @@ func (k edge) next(_ *frame, _ *site, a acc, args []kis.Value, t int64) (acc, bo
 
 func (edge) commit(a *acc, args []kis.Value, t int64) {
 	if a.n == t && sameText(a.value, args[0]) {
-		a.value = ownedValue(a.value)
+		a.value = owned(a.value)
 	}
 }
 
@@ -694,7 +685,7 @@ func (edge) decode(v kis.Value) (acc, error) {
 	if t == "" || !ok || decoded(t).Kind() != kis.Int {
 		return notDecoded("a first or last", v)
 	}
-	return acc{value: ownedValue(decoded(x)), n: decoded(t).Int()}, nil
+	return acc{value: owned(decoded(x)), n: decoded(t).Int()}, nil
 }
 
 // rate adds up as sum or count does; over is the stretch of rows outside of windows.

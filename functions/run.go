@@ -3,7 +3,6 @@ package functions
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/kisflow/kisflow/kis"
 )
@@ -198,15 +197,7 @@ func replaced(old, v kis.Value) kis.Value {
 }
 
 // owned is a value that keeps nothing of the message it came with.
-func owned(v kis.Value) kis.Value {
-	switch v.Kind() {
-	case kis.Null, kis.Bool, kis.Int:
-		return v
-	case kis.String:
-		return kis.StringValue(strings.Clone(v.Text()))
-	}
-	return decoded(string(v.AppendJSON(nil)))
-}
+func owned(v kis.Value) kis.Value { return v.Clone() }
 
 // expander runs an Expand.
 type expander struct {

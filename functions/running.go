@@ -273,7 +273,7 @@ func (r *running) gather(s *runState, id string, t int64) (undo func(), err erro
 	if id != "" {
 		row = keptRow{t: t, id: id, args: make([]kis.Value, len(r.args))}
 		for i, v := range r.args {
-			row.args[i] = ownedValue(v)
+			row.args[i] = owned(v)
 		}
 	}
 	for i := range r.aggs.list {

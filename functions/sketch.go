@@ -649,7 +649,7 @@ func (k best) commit(a *acc, args []kis.Value, t int64) {
 	if i >= k.k {
 		return
 	}
-	p.by, p.value = ownedValue(p.by), ownedValue(p.value)
+	p.by, p.value = owned(p.by), owned(p.value)
 	k.insert(l, i, p)
 }
 
@@ -744,13 +744,13 @@ func (k best) decode(v kis.Value) (acc, error) {
 		if !more || decoded(t).Kind() != kis.Int || !(numbers | isString).has(decoded(by).Kind()) {
 			return notDecoded("a ranking", v)
 		}
-		p := placed{by: ownedValue(decoded(by)), t: decoded(t).Int()}
+		p := placed{by: owned(decoded(by)), t: decoded(t).Int()}
 		if k.value {
 			value, more := e.next()
 			if !more {
 				return notDecoded("a ranking", v)
 			}
-			p.value = ownedValue(decoded(value))
+			p.value = owned(decoded(value))
 		}
 		l.items = append(l.items, p)
 	}
@@ -779,7 +779,7 @@ func (k collecting) insert(l *placedList, p placed, own bool) {
 		return // older than all that are kept
 	}
 	if own {
-		p.value = ownedValue(p.value)
+		p.value = owned(p.value)
 	}
 	if l.items = slices.Insert(l.items, i, p); len(l.items) > k.most {
 		l.items = slices.Delete(l.items, 0, 1)
@@ -906,7 +906,7 @@ func (k custom) next(f *frame, at *site, a acc, args []kis.Value, _ int64) (acc,
 	return a, true
 }
 
-func (custom) commit(a *acc, _ []kis.Value, _ int64) { a.value = ownedValue(a.value) }
+func (custom) commit(a *acc, _ []kis.Value, _ int64) { a.value = owned(a.value) }
 
 func (k custom) take(f *frame, at *site, a acc, args []kis.Value, _ int64) (acc, bool) {
 	if k.remove == nil {
@@ -956,5 +956,5 @@ func (k custom) decode(v kis.Value) (acc, error) {
 	if !more || decoded(n).Kind() != kis.Int {
 		return notDecoded("an aggregate of its own", v)
 	}
-	return acc{n: decoded(n).Int(), value: ownedValue(decoded(value))}, nil
+	return acc{n: decoded(n).Int(), value: owned(decoded(value))}, nil
 }

@@ -459,7 +459,7 @@ func decodeRows(text string, ids bool, args int) ([]keptRow, error) {
 			case at == 1 && ids:
 				r.id = strings.Clone(v)
 			default:
-				r.args = append(r.args, ownedValue(decoded(v)))
+				r.args = append(r.args, owned(decoded(v)))
 			}
 		}
 		if len(r.args) != args {
@@ -571,7 +571,7 @@ func (r *windowed) gather(s *windowState, b *bucket, t int64, id string) error {
 	if r.keeps {
 		row := keptRow{t: t, id: id, args: make([]kis.Value, len(r.args))}
 		for i, v := range r.args {
-			row.args[i] = ownedValue(v)
+			row.args[i] = owned(v)
 		}
 		b.put(row)
 	} else {

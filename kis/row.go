@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -153,6 +154,12 @@ func (v Value) Equal(w Value) bool {
 		return v.Float() == w.Float()
 	}
 	return v.text == w.text
+}
+
+// Clone returns the value with a copy of its text, so that it keeps nothing of the message that it came in.
+func (v Value) Clone() Value {
+	v.text = strings.Clone(v.text)
+	return v
 }
 
 // MarshalJSON makes a value one that encoding/json writes.
