@@ -25,7 +25,7 @@ type Meter struct {
 type StepMeter struct {
 	Flow, Step, Function, Mode string
 
-	Calls, Rows, Out, Refused, DeadLetters, Dropped, Waited, Sent atomic.Uint64
+	Calls, Rows, Out, Refused, DeadLetters, Dropped, Waited, Sent, Timers, Expired atomic.Uint64
 
 	observe func(flow, step, function, mode string, took float64)
 }
@@ -107,3 +107,5 @@ func (m *StepMeter) setAside()    { m.DeadLetters.Add(1) }
 func (m *StepMeter) drop()        { m.Dropped.Add(1) }
 func (m *StepMeter) wait()        { m.Waited.Add(1) }
 func (m *StepMeter) send()        { m.Sent.Add(1) }
+func (m *StepMeter) timer()       { m.Timers.Add(1) }
+func (m *StepMeter) expire()      { m.Expired.Add(1) }

@@ -348,6 +348,7 @@ func (p *Partition) callTimer(ctx context.Context, w *work, s *step, in *instanc
 		c.Now = t.At // the run has ended before its time
 	}
 	c.Key, c.State = in.key, in.state
+	s.meter.timer()
 	err := s.handle(p.ports.Clock, c)
 	if err == nil && len(in.timers)+len(c.Timers) > maxTimers {
 		err = fmt.Errorf("more than %d timers", maxTimers)
@@ -437,6 +438,7 @@ func (p *Partition) expire(w *work, s *step, in *instance, domain byte) error {
 		p.removeTimer(w, in, len(in.timers)-1)
 	}
 	in.state, in.gone = state, true
+	s.meter.expire()
 	w.touch(in)
 	return nil
 }

@@ -91,6 +91,9 @@ var (
 	metricDropped     = describe("kisflow_rows_dropped_total", "Rows dropped by a declared rule.", prometheus.CounterValue, stepLabels...)
 	metricWaited      = describe("kisflow_rows_waited_total", "Rows that had to wait for a retry or behind one.", prometheus.CounterValue, stepLabels...)
 	metricSent        = describe("kisflow_events_out_total", "Messages sent to subjects.", prometheus.CounterValue, stepLabels...)
+	metricTimers      = describe("kisflow_timers_fired_total", "Timers of keys that have fired.", prometheus.CounterValue, stepLabels...)
+	metricExpired     = describe("kisflow_states_expired_total", "States of keys that have ended by their time to live.", prometheus.CounterValue, stepLabels...)
+	metricWatermark   = describe("kisflow_watermark_timestamp_seconds", "Watermark of a step, that of the partition furthest behind, in seconds since 1970; not there before one is known.", prometheus.GaugeValue, "flow", "step")
 	metricLag         = describe("kisflow_lag_messages", "Messages of an input that the flow has not taken up yet.", prometheus.GaugeValue, "flow", "input")
 	metricWaiting     = describe("kisflow_rows_waiting", "Rows taken up and not committed.", prometheus.GaugeValue, "flow")
 	metricDead        = describe("kisflow_dead_letters", "Dead letters there now.", prometheus.GaugeValue, "flow")
@@ -100,12 +103,14 @@ var (
 	metricLive        = describe("kisflow_live_actors", "Function instances in memory.", prometheus.GaugeValue)
 	metricLiveBytes   = describe("kisflow_live_actor_bytes", "About what the function instances in memory take.", prometheus.GaugeValue)
 	metricStateBytes  = describe("kisflow_state_disk_bytes", "Bytes of the store of states on disk.", prometheus.GaugeValue)
+	metricWorkers     = describe("kisflow_script_workers", "Worker processes for scripts.", prometheus.GaugeValue)
+	metricKilled      = describe("kisflow_script_workers_killed_total", "Workers for scripts that died, or had to be killed, over a row.", prometheus.CounterValue)
 	metricDataTotal   = describe("kisflow_data_total", "Source rows of all flows.", prometheus.CounterValue)
 	metricFlowData    = describe("flow_data_total", "Source rows of a flow.", prometheus.GaugeValue, "flow_name")
 	metricFlowCount   = describe("flow_schedule_cnts", "Batches of a flow.", prometheus.GaugeValue, "flow_name")
 	metricFuncCount   = describe("func_schedule_cnts", "Calls of a function.", prometheus.GaugeValue, "func_name", "func_mode")
-	metricDescribable = []metric{metricCalls, metricRows, metricOut, metricErrors, metricSetAside, metricDropped, metricWaited, metricSent, metricLag,
-		metricWaiting, metricDead, metricKeys, metricPartitions, metricRecovery, metricLive, metricLiveBytes, metricStateBytes, metricDataTotal, metricFlowData, metricFlowCount, metricFuncCount}
+	metricDescribable = []metric{metricCalls, metricRows, metricOut, metricErrors, metricSetAside, metricDropped, metricWaited, metricSent, metricTimers, metricExpired, metricWatermark, metricLag,
+		metricWaiting, metricDead, metricKeys, metricPartitions, metricRecovery, metricLive, metricLiveBytes, metricStateBytes, metricWorkers, metricKilled, metricDataTotal, metricFlowData, metricFlowCount, metricFuncCount}
 )
 
 // Describe implements prometheus.Collector.
@@ -131,6 +136,8 @@ func (c *engineCollector) Collect(ch chan<- prometheus.Metric) {
 		put(metricDropped, float64(s.Dropped.Load()), l...)
 		put(metricWaited, float64(s.Waited.Load()), l...)
 		put(metricSent, float64(s.Sent.Load()), l...)
+		put(metricTimers, float64(s.Timers.Load()), l...)
+		put(metricExpired, float64(s.Expired.Load()), l...)
 		calls[[2]string{s.Function, s.Mode}] += s.Calls.Load()
 	}
 	for k, v := range calls {
@@ -147,6 +154,11 @@ func (c *engineCollector) Collect(ch chan<- prometheus.Metric) {
 	put(metricLive, float64(live))
 	put(metricLiveBytes, float64(bytes))
 	put(metricStateBytes, float64(c.n.diskBytes()))
+	if c.n.scripts != nil {
+		workers, killed := c.n.scripts.Stats()
+		put(metricWorkers, float64(workers))
+		put(metricKilled, float64(killed))
+	}
 }
 
 func (c *engineCollector) flow(r *actors.Running, put func(metric, float64, ...string)) uint64 {
@@ -168,6 +180,13 @@ func (c *engineCollector) flow(r *actors.Running, put func(metric, float64, ...s
 			states[p.State]++
 			dead += p.DeadLetters
 			keys += p.StateKeys
+		}
+	}
+	if ws, err := watermarks(ctx, r); err == nil {
+		for _, w := range ws {
+			if w.Time != nil {
+				put(metricWatermark, float64(w.Time.UnixMilli())/1000, r.Name(), w.Step)
+			}
 		}
 	}
 	put(metricKeys, float64(keys), r.Name())

@@ -31,6 +31,7 @@ kistype: func
 fname: Totals
 fmode: Calculate
 source: {name: orders, must: [userid]}
+ttl: {after: 1d, by: event} # for the watermark
 calculate: {state: {count: {init: 0, set: state.count + 1}}}
 ---
 kistype: func
