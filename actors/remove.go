@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -198,8 +199,11 @@ func (s *System) RemoveStep(ctx context.Context, f *Flow, step string, must []st
 		return 0, err
 	}
 	stages := [][]string{must}
-	if len(must) == 0 {
+	if len(must) == 0 { // its rows may wait anywhere
 		stages = f.Stages()
+		if !slices.ContainsFunc(stages, func(m []string) bool { return len(m) == 0 }) {
+			stages = append(stages, nil)
+		}
 	}
 	for _, must := range stages {
 		for number := range s.opt.Partitions {

@@ -293,6 +293,9 @@ func (n *Node) Flow(ctx context.Context, name string) (api.Flow, error) {
 	set, def := n.set, flowNamed(n.set, name)
 	n.mu.Unlock()
 	out := api.Flow{FlowSummary: sum, File: def.Pos.File, Source: def.Source, Warnings: []string{}, Outputs: []api.Output{}, Stages: []api.Stage{}, Inputs: []api.Lag{}, Watermarks: []api.Watermark{}}
+	if e := n.shadowEntry(name); e != nil {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("a shadow runs beside it since %s: kisctl shadow diff %s", e.StartedAt.Format(time.RFC3339), name))
+	}
 	switch {
 	case len(def.Entries) == 1 && !strings.ContainsAny(def.Entries[0].Subject.Value, "*>"):
 		out.PublishSubject = def.Entries[0].Subject.Value

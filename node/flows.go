@@ -187,10 +187,8 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 		return err
 	}
 	if !def.Enabled || next.Paused {
-		if running != nil {
-			if err := running.Stop(ctx); err != nil {
-				return err
-			}
+		if err := n.stand(ctx, running); err != nil {
+			return err
 		}
 		return put()
 	}
@@ -238,10 +236,7 @@ func (n *Node) setFlow(ctx context.Context, name string, action api.Action) erro
 		if err := n.pauseShadow(ctx, name); err != nil {
 			return err
 		}
-		if running != nil {
-			return running.Stop(ctx)
-		}
-		return nil
+		return n.stand(ctx, running)
 	case api.ActionResume:
 		if e.Paused {
 			e.Paused = false
@@ -270,6 +265,18 @@ func (n *Node) setFlow(ctx context.Context, name string, action api.Action) erro
 		return n.deleteFlow(ctx, name, running)
 	}
 	return api.Errorf(api.ErrInvalid, "unknown action %q; it is pause, resume, resume-beginning, resume-now or delete", action)
+}
+
+// stand stops a flow that may be changed while it stands: where its partitions have read to is on the disk then, for the
+// check of a revision that deals the input by another key.
+func (n *Node) stand(ctx context.Context, running *actors.Running) error {
+	if running == nil {
+		return nil
+	}
+	if err := running.Stop(ctx); err != nil {
+		return err
+	}
+	return n.db.Flush()
 }
 
 // deleteFlow removes a flow, its state, its dead letters and its logs. The catalog is written first: after a

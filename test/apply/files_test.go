@@ -152,3 +152,35 @@ func TestMergeAndSplit(t *testing.T) {
 	}
 	t.Logf("%d events of a user, %d of them saved", b.sent, saved)
 }
+
+// TestEntryOfAFlowThatStands: a flow that deals its entry by another key after a change that was made while it was
+// paused does not read the entry a second time, also where the node was killed right after the pause: its input
+// stops, with a way out.
+func TestEntryOfAFlowThatStands(t *testing.T) {
+	b := newBench(t)
+	after := first(1, 0) + "---\nkistype: func\nfname: Free\nfmode: Calculate\ncalculate: {emit: {user: row.user, amount: row.amount}}\n"
+	before := strings.Replace(after, "  - {fname: Check}\n", "  - {fname: Free}\n  - {fname: Check}\n", 1)
+	b.apply(before)
+	b.publish(20, 1)
+	b.settled()
+	b.ctl("pause", "flow", "Totals")
+	b.restart()
+	b.apply(after)
+	b.ctl("resume", "flow", "Totals")
+	var reason string
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(reason, "the key changed while the flow did not run"); time.Sleep(20 * time.Millisecond) {
+		list, err := b.client.Flows(ctx, api.Page{Limit: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reason = list.Items[0].Reason; time.Now().After(end) {
+			t.Fatalf("the flow is %s, %q; %d outputs of 20", list.Items[0].State, reason, len(b.outputs()))
+		}
+	}
+	b.ctl("rollback", "Totals", "--yes")
+	b.publish(20, 1)
+	b.ctl("pause", "flow", "Totals")
+	b.ctl("resume", "flow", "Totals")
+	b.settled()
+	b.totals(20, 2, 2)
+}
