@@ -42,6 +42,7 @@ type Pool struct {
 	closed  bool
 	idle    []*process
 	workers int // processes, and those that are being started
+	killed  uint64
 	waiting []*claim
 	known   map[[16]byte]*record
 	ending  sync.WaitGroup
@@ -119,6 +120,13 @@ type killedError struct {
 }
 
 func (e *killedError) Error() string { return e.cause }
+
+// Stats are how many workers there are, and how many have died, or had to be killed, over a row.
+func (p *Pool) Stats() (workers int, killed uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.workers, p.killed
+}
 
 // record returns what is known of a program. The caller holds the lock.
 func (p *Pool) record(id [16]byte) *record {
@@ -253,6 +261,7 @@ func (p *Pool) release(w *process, id [16]byte, killed *killedError) {
 	switch {
 	case killed != nil:
 		now := time.Now()
+		p.killed++
 		r.kills++
 		r.suspect = now.Add(suspectFor)
 		if r.kills > 2 {
