@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -8,6 +9,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
+	"path"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -33,6 +37,7 @@ type nexmarkBench struct {
 	seed   uint64
 	runs   int
 	nats   string
+	write  string
 
 	queries []nexmark.Query
 	gen     *nexmark.Generator
@@ -75,7 +80,9 @@ answer needs was due until the row was there. Windows close when the watermark h
 event: this wait is not counted. Of queries whose rows need longer than the run, or go by the clock, there is none.
 
 With --server or --nats the flows run in that node: they are added to it, under subjects of their own, and removed
-again with their streams. Events and answers are stored there, and the processor time is the node's.`,
+again with their streams. Events and answers are stored there, and the processor time is the node's.
+
+With --write DIR nothing runs: the definitions and the events are written into a new folder, to look at and to try out.`,
 		Example: "  kisctl bench nexmark\n  kisctl bench nexmark --queries q0,q5 --events 1000000\n  kisctl bench nexmark --queries q5 --rate 10000 --events 300000\n  kisctl bench nexmark --server http://127.0.0.1:7070",
 		Args:    exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -90,6 +97,7 @@ again with their streams. Events and answers are stored there, and the processor
 	f.IntVar(&b.pack, "pack", 100, "at most `N` events in a message")
 	f.IntVar(&b.runs, "runs", 1, "run each query `N` times and take the run with the median of processor time")
 	f.Uint64Var(&b.seed, "seed", 1, "make the events of seed `N`")
+	f.StringVar(&b.write, "write", "", "write definitions and events into folder `DIR`, which must not be there, and run nothing")
 	f.StringVar(&b.nats, "nats", "", "`URL` of the node's NATS server, in place of what the node says")
 	return cmd
 }
@@ -138,6 +146,9 @@ func (b *nexmarkBench) run(ctx context.Context, inNode bool) error {
 		return err
 	}
 	b.gen = nexmark.New(nexmark.Config{Seed: b.seed, Rate: b.rate})
+	if b.write != "" {
+		return b.files()
+	}
 	head := []string{"QUERY", "#EVENTS", "#ROWS", "#SECONDS", "#EVENTS/S", "#CPU S", "#EVENTS/CPU S"}
 	if b.rate > 0 {
 		head = append(head, "#P50 MS", "#P99 MS")
@@ -200,6 +211,57 @@ func (b *nexmarkBench) run(ctx context.Context, inNode bool) error {
 		return fmt.Errorf("%d events became dead letters, so that the figures are not those of the queries; %s", lost, reason)
 	}
 	return nil
+}
+
+// files writes the definitions of the queries, and the events.
+func (b *nexmarkBench) files() (err error) {
+	var names []string
+	for _, q := range b.queries {
+		names = append(names, q.Name)
+	}
+	flows, err := nexmark.Flows(false, names...)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(b.write, 0o755); err != nil {
+		return fileError(b.write, err)
+	}
+	folder := filepath.Join(b.write, "flows")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		return fileError(folder, err)
+	}
+	for _, f := range flows {
+		name := filepath.Join(folder, path.Base(f.Name))
+		if err := os.WriteFile(name, f.Text, 0o644); err != nil {
+			return fileError(name, err)
+		}
+	}
+	name := filepath.Join(b.write, "events.jsonl")
+	file, err := os.Create(name)
+	if err != nil {
+		return fileError(name, err)
+	}
+	out := bufio.NewWriterSize(file, 1<<20)
+	var line []byte
+	side := 0
+	if slices.Contains(names, "q13") {
+		side = nexmark.SideRows()
+	}
+	for n := range side + b.events {
+		if line = line[:0]; n < side {
+			line = b.gen.AppendSide(line, n)
+		} else {
+			line = b.gen.Append(line, n-side)
+		}
+		if _, err = out.Write(append(line, '\n')); err != nil {
+			break
+		}
+	}
+	if err = errors.Join(err, out.Flush(), file.Close()); err != nil {
+		return fileError(name, err)
+	}
+	_, err = fmt.Fprintf(b.app.out, "wrote %s of definitions and %s to %s\n", count(len(flows), "file"), count(side+b.events, "event"), b.write)
+	return err
 }
 
 // feeder publishes the events of one run.
