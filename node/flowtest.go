@@ -417,8 +417,7 @@ func align(want, got []string, same func(want, got string) bool) []string {
 	}
 	var diff []string
 	for i := range max(len(want), len(got)) {
-		switch {
-		case i < len(want) && i < len(got) && same(want[i], got[i]):
+		if i < len(want) && i < len(got) && same(want[i], got[i]) {
 			diff = append(diff, "  "+got[i])
 			continue
 		}
