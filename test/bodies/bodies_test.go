@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/kisflow/kisflow/test/process"
@@ -398,5 +399,106 @@ func TestHostileScript(t *testing.T) {
 	if !strings.Contains(out, "it took longer than 500ms (script.timeout)") ||
 		!strings.Contains(out, "it used more than 48MiB of memory (script.memory)") && strings.Count(out, "it took longer than") != 2 || strings.Count(out, "\n") != 3 {
 		t.Errorf("dead letters:\n%s", out)
+	}
+}
+
+const badFlow = `
+kistype: flow
+status: 1
+flow_name: Bad
+entry: {subject: bad.in}
+flows: [{fname: CountUser, as: count}, {fname: Tell}]
+---
+kistype: func
+fname: CountUser
+fmode: Calculate
+source: {must: [user]}
+option: {retry_duration: 100ms}
+remote: {subject: bad.count, timeout: 300ms, retries: 1}
+---
+kistype: func
+fname: Tell
+fmode: Expand
+expand: {subject: bad.out}
+`
+
+// TestBadRemote has a program that hangs over one row, answers rubbish to another one, and answers everything twice: only
+// the rows at fault suffer, and what is said twice counts once.
+func TestBadRemote(t *testing.T) {
+	n := start(t)
+	nc := n.Connect(t)
+	type count struct {
+		N int `json:"n"`
+	}
+	_, err := nc.Subscribe("bad.count", func(m *nats.Msg) {
+		var q struct {
+			ID    string
+			Calls []struct {
+				State *count
+				Rows  []struct {
+					Row struct{ User, Do string }
+				}
+			}
+		}
+		if err := json.Unmarshal(m.Data, &q); err != nil {
+			t.Error(err)
+			return
+		}
+		type result struct {
+			State count `json:"state"`
+			Rows  []any `json:"rows"`
+		}
+		results := []result{}
+		for _, c := range q.Calls {
+			var r result
+			if c.State != nil {
+				r.State = *c.State
+			}
+			for _, row := range c.Rows {
+				switch row.Row.Do {
+				case "hang":
+					return
+				case "rubbish":
+					_ = m.Respond([]byte("?"))
+					return
+				}
+				r.State.N++
+				r.Rows = append(r.Rows, map[string]any{"emit": []any{map[string]any{"user": row.Row.User, "n": r.State.N}}})
+			}
+			results = append(results, r)
+		}
+		answer, err := json.Marshal(map[string]any{"v": 1, "id": q.ID, "results": results})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = m.Respond(answer)
+		_ = m.Respond([]byte(strings.ReplaceAll(string(answer), `"n":`, `"n":1`))) // and once more, with other numbers
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.ctl("apply", "-f", n.write("flow.yaml", badFlow), "--yes")
+	var lines []string
+	want := map[string]string{}
+	for i := range 200 {
+		lines = append(lines, fmt.Sprintf(`{"user":"u%d"}`, i%10))
+		switch i {
+		case 51:
+			lines = append(lines, `{"user":"u1","do":"hang"}`)
+		case 62:
+			lines = append(lines, `{"user":"u2","do":"rubbish"}`)
+		}
+		want[fmt.Sprint("u", i%10)] = `{"n":20}`
+	}
+	n.publish("bad.in", lines...)
+	n.awaitStates("Bad", "count", want)
+	out := n.ctl("deadletters", "list", "Bad", "-o", "json")
+	if !strings.Contains(out, "after 1 retries: subject bad.count: no answer within 300ms: context deadline exceeded, and answers others") ||
+		!strings.Contains(out, "subject bad.count: the answer is not of the protocol") || strings.Count(out, `"reason"`) != 2 {
+		t.Errorf("dead letters:\n%s", out)
+	}
+	if out := n.ctl("tail", "bad.out", "--from", "beginning", "--no-follow", "--server", n.URL()); strings.Count(out, "\n") != 200 {
+		t.Errorf("%d outputs, want 200", strings.Count(out, "\n"))
 	}
 }
