@@ -130,5 +130,10 @@ func (n *Node) applyFiles(ctx context.Context, files []api.File, ok api.Approval
 		}
 		return p, api.Errorf(api.ErrInvalid, "%s", err)
 	}
+	n.mu.Lock()
+	for _, f := range p.Flows {
+		delete(n.warnings, f.Flow)
+	}
+	n.mu.Unlock()
 	return p, nil
 }

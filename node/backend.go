@@ -58,7 +58,9 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 			s.Stopped++
 		}
 	}
-	s.Problems = append(s.Problems, n.warnings...)
+	for _, why := range n.warnings {
+		s.Problems = append(s.Problems, why)
+	}
 	n.mu.Unlock()
 	slices.Sort(s.Problems)
 	s.Ready = n.notReady() == ""

@@ -251,7 +251,10 @@ func (n *Node) keepStates(ctx context.Context, target *flowdef.Set) *flowdef.Set
 			name, strings.Join(lost, ", "))
 		n.log.Error("files not taken over", "reason", why)
 		n.mu.Lock()
-		n.warnings = append(n.warnings, why)
+		if n.warnings == nil {
+			n.warnings = make(map[string]string)
+		}
+		n.warnings[name] = why
 		n.mu.Unlock()
 	}
 	return target

@@ -60,7 +60,7 @@ type Node struct {
 	catalog  *catalog
 	set      *flowdef.Set      // of catalog.Definitions
 	problems map[string]string // by flow: why it does not run
-	warnings []string          // of this start
+	warnings map[string]string // by flow: why its files are not taken over
 
 	lastSaved string // fingerprint of the definitions in the catalog's stream
 }

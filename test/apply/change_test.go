@@ -2,6 +2,7 @@ package apply
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -423,6 +424,66 @@ func TestShadow(t *testing.T) {
 	}
 	if n := len(b.outputs()); n != 30*6 {
 		t.Errorf("%d outputs, want %d", n, 30*6)
+	}
+
+	// A flow that is deleted takes its shadow along.
+	b.apply(first(1, 0))
+	b.ctl("apply", "-f", path, "--shadow", "--yes")
+	b.ctl("delete", "flow", "Totals", "--yes")
+	for _, stream := range []string{"KISFLOW_SHADOW_Totals", "KISFLOW_LOG_Totals=20=28shadow=29=20"} {
+		if _, err := b.js.Stream(ctx, stream); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			t.Errorf("stream %s: %v", stream, err)
+		}
+	}
+	if s, err := b.client.Status(ctx); err != nil || s.Flows+s.Partitions+len(s.Problems) > 0 {
+		t.Errorf("after the delete: %+v, %v", s, err)
+	}
+}
+
+// TestRevisionsAreBounded: the newest fifty are kept.
+func TestRevisionsAreBounded(t *testing.T) {
+	b := newBench(t)
+	b.apply(changing)
+	const all = api.MaxRevisions + 4
+	for i := 2; i <= all; i++ {
+		text := strings.Replace(changing, `end: "1"`, fmt.Sprintf("end: %q", fmt.Sprint(i)), 1)
+		if _, err := b.client.Apply(ctx, []api.File{{Name: "flow.yaml", Text: text}}, api.Approval{By: "test", Note: fmt.Sprint("number ", i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.restart()
+	var got []uint64
+	for page := (api.Page{Limit: 7}); ; {
+		list, err := b.client.Revisions(ctx, "Totals", page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range list.Items {
+			got = append(got, r.Revision)
+			if want := fmt.Sprint("number ", r.Revision); r.By != "test" || r.Note != want || r.Current != (r.Revision == all) {
+				t.Errorf("revision %+v, want the note %q", r, want)
+			}
+		}
+		if page.After = list.Next; page.After == "" {
+			break
+		}
+	}
+	if len(got) != api.MaxRevisions || got[0] != all || got[len(got)-1] != all-api.MaxRevisions+1 {
+		t.Errorf("revisions %v, want the newest %d of %d", got, api.MaxRevisions, all)
+	}
+	s, err := b.js.Stream(ctx, "KISFLOW_REVISIONS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.CachedInfo().State.Msgs; n != api.MaxRevisions {
+		t.Errorf("the stream holds %d messages, want %d", n, api.MaxRevisions)
+	}
+	if _, err := b.client.Revision(ctx, "Totals", 4); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("a revision that is too old: %v", err)
+	}
+	b.ctl("delete", "flow", "Totals", "--yes")
+	if s, err = b.js.Stream(ctx, "KISFLOW_REVISIONS"); err != nil || s.CachedInfo().State.Msgs != 0 {
+		t.Errorf("the stream holds %d messages after the delete, %v", s.CachedInfo().State.Msgs, err)
 	}
 }
 

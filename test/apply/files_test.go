@@ -39,6 +39,9 @@ func TestFilesDropNoState(t *testing.T) {
 		t.Errorf("ready %t, problems %q, %v", s.Ready, s.Problems, err)
 	}
 	b.ctl("apply", "-f", folder, "--yes", "--drop-state", "totals")
+	if s, err := b.client.Status(ctx); err != nil || len(s.Problems) > 0 {
+		t.Errorf("problems %q, %v", s.Problems, err)
+	}
 	b.restart()
 	b.settled()
 	if s, err := b.client.Status(ctx); err != nil || len(s.Problems) > 0 {
