@@ -74,7 +74,15 @@ func (b *builder) join(body *Join) func(*frame) (kis.Runner, error) {
 	if len(b.spec.Must) == 0 {
 		b.wrong(path, "name the fields that both sides have in source: {must: [...]}", "a join puts rows of one key together, and the function has none")
 	}
-	for name, d := range map[string]time.Duration{"before": body.Before, "after": body.After} {
+	names := []string{"before", "after"}
+	if body.Before == body.After {
+		names = []string{"within"}
+	}
+	for i, name := range names {
+		d := body.Before
+		if i > 0 {
+			d = body.After
+		}
 		switch {
 		case d < 0:
 			b.wrong(path+".within", "as in 10s", "%s must not be negative", name)
