@@ -313,9 +313,7 @@ func (t *Trial) checkOut(ctx context.Context, s *flowdef.TestStep) error {
 	}
 	var got []string
 	for _, m := range ms {
-		for _, line := range strings.Split(string(m.Data), "\n") { // a packed message holds many
-			got = append(got, line)
-		}
+		got = append(got, strings.Split(string(m.Data), "\n")...) // a packed message holds many
 	}
 	want := make([]string, len(s.Out))
 	for i, r := range s.Out {

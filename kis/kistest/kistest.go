@@ -264,7 +264,7 @@ func (r *Runner) twice(in *instance, rows []*kis.Row, metas []*kis.Meta, timer *
 	for _, c := range got.Timers {
 		in.timers = slices.DeleteFunc(in.timers, func(t kis.Timer) bool { return t.Name == c.Name && t.Domain == c.Domain })
 		if !c.At.IsZero() {
-			in.timers = append(in.timers, kis.Timer{Name: c.Name, Domain: c.Domain, At: c.At})
+			in.timers = append(in.timers, kis.Timer(c))
 		}
 	}
 	return got
