@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kisflow/kisflow/kis"
 	"github.com/kisflow/kisflow/transport"
 )
 
@@ -122,4 +123,44 @@ func (r *Running) isPast(ctx context.Context, marks map[string]uint64) (bool, er
 		}
 	}
 	return true, nil
+}
+
+// StatesOf returns the committed states of some keys of a step, those that have one: with one question to each
+// partition.
+func (r *Running) StatesOf(ctx context.Context, step string, keys []kis.Key) (map[string]KeyState, error) {
+	s, err := r.Definition().StepOf(step)
+	if err != nil {
+		return nil, err
+	}
+	of := make(map[*cell][]kis.Key)
+	for _, k := range keys {
+		c, err := r.partitionOfKey(s, k)
+		if err != nil {
+			return nil, err
+		}
+		of[c] = append(of[c], k)
+	}
+	states := make(map[string]KeyState, len(keys))
+	for _, c := range r.all() {
+		if len(of[c]) == 0 {
+			continue
+		}
+		err := c.query(ctx, func(p *Partition) error {
+			for _, k := range of[c] {
+				e, err := p.State(step, k)
+				if errors.Is(err, ErrNoState) {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				states[k.Canonical()] = e
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return states, nil
 }

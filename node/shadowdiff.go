@@ -225,56 +225,41 @@ func (d *shadowDiff) doubtful(ctx context.Context, c *api.ShadowStep, keys []kis
 	if d.behind {
 		settled = 0
 	}
-	for _, key := range keys {
-		known := false
-		for try := 0; try < 3 && !known; try++ {
-			x, err := stateOf(ctx, d.counts, c.Step, key)
-			if err != nil {
-				return err
-			}
-			y, err := stateOf(ctx, d.shadow, c.Step, key)
-			if err != nil {
-				return err
-			}
-			known = true
+	for try := 0; try < 3 && len(keys) > 0; try++ {
+		flow, err := d.counts.StatesOf(ctx, c.Step, keys)
+		if err != nil {
+			return err
+		}
+		shadow, err := d.shadow.StatesOf(ctx, c.Step, keys)
+		if err != nil {
+			return err
+		}
+		var moving []kis.Key
+		for _, key := range keys {
+			x, inFlow := flow[key.Canonical()]
+			y, inShadow := shadow[key.Canonical()]
 			switch {
-			case x == nil && y == nil || x != nil && y != nil && sameJSON(x.State, y.State):
+			case inFlow == inShadow && (!inFlow || sameJSON(x.State, y.State)):
 				c.Same++
 				continue
-			case x != nil && y != nil && (x.Sequence == y.Sequence || x.Sequence <= settled && y.Sequence <= settled):
+			case inFlow && inShadow && (x.Sequence == y.Sequence || x.Sequence <= settled && y.Sequence <= settled):
 				c.Differ++
-			case y == nil && x.Sequence <= settled:
+			case !inShadow && x.Sequence <= settled:
 				c.OnlyFlow++
-			case x == nil && y.Sequence <= settled:
+			case !inFlow && y.Sequence <= settled:
 				c.OnlyShadow++
 			default:
-				known = false
+				moving = append(moving, key)
 				continue
 			}
 			if len(c.Examples) < d.examples {
-				k := api.ShadowKey{Key: key.AppendJSON(nil)}
-				if x != nil {
-					k.Flow = x.State
-				}
-				if y != nil {
-					k.Shadow = y.State
-				}
-				c.Examples = append(c.Examples, k)
+				c.Examples = append(c.Examples, api.ShadowKey{Key: key.AppendJSON(nil), Flow: x.State, Shadow: y.State})
 			}
 		}
-		if !known {
-			c.Moving++
-		}
+		keys = moving
 	}
+	c.Moving += len(keys)
 	return nil
-}
-
-func stateOf(ctx context.Context, r *actors.Running, step string, key kis.Key) (*actors.KeyState, error) {
-	s, err := r.State(ctx, step, key)
-	if errors.Is(err, actors.ErrNoState) {
-		return nil, nil
-	}
-	return &s, err
 }
 
 // sameJSON compares two JSON texts, whatever the order of their fields.

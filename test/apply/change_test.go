@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,6 +91,11 @@ func TestEveryEventMeetsOneRevision(t *testing.T) {
 			})
 		}
 	}()
+	finish := sync.OnceValue(func() int {
+		close(stop)
+		return <-published
+	})
+	defer finish()
 	rounds := 12
 	if testing.Short() {
 		rounds = 4
@@ -152,8 +158,7 @@ func TestEveryEventMeetsOneRevision(t *testing.T) {
 		}
 		revision = int(r.Revision)
 	}
-	close(stop)
-	n := <-published
+	n := finish()
 	b.settled()
 	if list, err := b.client.DeadLetters(ctx, "Totals", api.DeadLetterFilter{}, api.Page{Limit: 10}); err != nil || len(list.Items) > 0 {
 		t.Errorf("dead letters %v, %v", list.Items, err)
@@ -504,6 +509,11 @@ func TestShadowUnderLoad(t *testing.T) {
 			}
 		}
 	}()
+	end := sync.OnceFunc(func() {
+		close(stop)
+		<-done
+	})
+	defer end()
 	path := filepath.Join(t.TempDir(), "flow.yaml")
 	text := strings.Replace(first(1, 0), "reason: amount is too small", "reason: amount is much too small", 1)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -526,8 +536,7 @@ func TestShadowUnderLoad(t *testing.T) {
 			}
 		}
 	}
-	close(stop)
-	<-done
+	end()
 	b.settled()
 	b.ctl("shadow", "promote", "Totals", "--yes")
 	b.settled()
