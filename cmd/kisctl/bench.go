@@ -332,6 +332,7 @@ type answers struct {
 
 	mu    sync.Mutex
 	rows  uint64
+	last  time.Time // when a row came
 	began time.Time // when event 0 was due; the zero time: none yet
 	took  latencies
 }
@@ -347,6 +348,7 @@ func (a *answers) add(message []byte) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.last = now
 	if a.bench.rate == 0 || a.query.Clock != "" {
 		a.rows += uint64(bytes.Count(message, []byte{'\n'})) + 1
 		return
