@@ -91,6 +91,11 @@ func (d *decoder) bodies(o *object, f *Func) {
 	if len(there) > 1 {
 		d.report(o.vals["remote"].key.pos, codeBody, "a function has a script or is remote, not both", "make them two functions")
 	}
+	for _, other := range []string{"join", "version", "migrate"} {
+		if o.get(other) != nil {
+			d.report(o.vals[other].key.pos, codeBody, fmt.Sprintf("%s beside %s: it belongs to functions that are made of expressions", other, key), "what it would do, "+map[string]string{"script": "the script", "remote": "the other program"}[key]+" has to do")
+		}
+	}
 	switch f.Mode {
 	case "Verify", "Calculate":
 		if body := modes[f.Mode]; o.get(body) != nil {

@@ -71,7 +71,7 @@ func lintScript(def *flowdef.Func) flowdef.Mistakes {
 	if strings.TrimSpace(def.Script.Source()) == "" {
 		return nil // it could not be read, which was said
 	}
-	for _, m := range script.Check(def.Script.File, def.Script.Source()) {
+	for _, m := range script.Check(def.Script.File, def.Script.Source(), len(def.Source.Must) > 0) {
 		pos := def.Script.Code.Pos
 		if m.Offset >= 0 {
 			pos = def.Script.At(m.Offset)

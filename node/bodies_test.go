@@ -37,6 +37,7 @@ func TestLintScripts(t *testing.T) {
 		{"no handle", "script: function hanlde(row) { return row }\n", "", "flows/f.yaml:4:9: the script has no function handle"},
 		{"strict", "script: |\n  function handle(row, row) { }\n", "", "flows/f.yaml:5:24: duplicate parameter name"},
 		{"file", "script: {file: js/a.js}\n", "\nfunction handle(row) {\n\treturn row)\n}\n", "flows/js/a.js:3:12: unexpected token )"},
+		{"state without a key", "script: |\n  function handle(row, mine, ctx) {\n    row.mine = 1\n    mine.n = 1\n  }\n", "", "flows/f.yaml:7:5: the script uses a state, and the function has no key that it could belong to"},
 		{"brackets", "script: '" + strings.Repeat("(", 600) + "'\n", "", "flows/f.yaml:4:510: more than 500 brackets are open"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -34,10 +34,16 @@ type Host interface {
 	log(step kis.Step, line string)
 }
 
-// Check says what is wrong with a script, without running it.
-func Check(file, source string) []Mistake {
-	_, mistakes := read(nameOr(file), source)
-	return mistakes
+// Check says what is wrong with a script, without running it. A script of a function without a key has no state.
+func Check(file, source string, keyed bool) []Mistake {
+	s, mistakes := read(nameOr(file), source)
+	if len(mistakes) > 0 || keyed {
+		return mistakes
+	}
+	if at := s.needsState(); at >= 0 {
+		return []Mistake{{at, "the script uses a state, and the function has no key that it could belong to", "name the key's fields: source: {must: [userid]}"}}
+	}
+	return nil
 }
 
 func nameOr(file string) string {

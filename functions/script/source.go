@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -64,11 +65,13 @@ const (
 
 // source is a script that has been read.
 type source struct {
-	name    string // as messages call it: totals.js, or script
-	text    string
-	code    *goja.Program
-	state   bool // it may use a state
-	wrapped bool // it is one function without a name: in text stand brackets around it
+	name  string // as messages call it: totals.js, or script
+	text  string
+	code  *goja.Program
+	state bool // it may use a state
+	// stateName is what handle calls the state, "" if that cannot be told.
+	stateName string
+	wrapped   bool // it is one function without a name: in text stand brackets around it
 }
 
 // read parses and compiles a script. The mistakes have places in text as it was given.
@@ -113,8 +116,29 @@ func read(name, text string) (*source, []Mistake) {
 		}
 		return nil, wrong(-1, "", "%s", err)
 	}
+	if handle != nil && len(handle.List) >= 2 {
+		if id, ok := handle.List[1].Target.(*ast.Identifier); ok {
+			s.stateName = string(id.Name)
+		}
+	}
 	s.state = handle == nil || len(handle.List) >= 2 || handle.Rest != nil || strings.Contains(text, "state") || strings.Contains(text, "arguments")
 	return s, nil
+}
+
+// needsState returns where the script uses the fields of its state, or -1.
+func (s *source) needsState() int {
+	if s.stateName == "" {
+		return -1
+	}
+	use := regexp.MustCompile(`(?:^|[^\w$.])` + regexp.QuoteMeta(s.stateName) + `\s*[.\[]`).FindStringIndex(s.text)
+	if use == nil {
+		return -1
+	}
+	at := use[0] + strings.Index(s.text[use[0]:], s.stateName)
+	if s.wrapped {
+		at--
+	}
+	return at
 }
 
 // offset is the place of a line and column of the text that is parsed in the text that was given.
