@@ -161,6 +161,16 @@ func (as *aggregates) merges() bool {
 	return !slices.ContainsFunc(as.list, func(a aggregate) bool { return !a.merge })
 }
 
+// takes says whether all aggregates may be able to take a row back so that nobody can tell. Those of an own kind do
+// what their author says.
+func (as *aggregates) takes() bool {
+	return !slices.ContainsFunc(as.list, func(a aggregate) bool {
+		_, own := a.kind.(custom)
+		_, takes := a.kind.(taker)
+		return own || !takes
+	})
+}
+
 // places are where expressions find the state's fields and the aggregates.
 func (b *builder) places(body *Calculate, as *aggregates, fields int) (names map[string]int, each []kinds) {
 	names, each = make(map[string]int), make([]kinds, fields, fields+len(as.list))
@@ -231,7 +241,7 @@ func (b *builder) windows(body *Calculate) func(*frame) (kis.Runner, error) {
 	form := formOf(plan, as, keeps)
 	return func(f *frame) (kis.Runner, error) {
 		n := len(as.list)
-		return &windowed{frame: f, plan: plan, aggs: as, id: id, keeps: keeps, form: form, emits: emits, when: when, reads: union(emitPrograms(emits), 0, n),
+		return &windowed{frame: f, plan: plan, aggs: as, id: id, keeps: keeps, takes: as.takes(), form: form, emits: emits, when: when, reads: union(emitPrograms(emits), 0, n),
 			args: make([]kis.Value, as.args), scratch: make([]acc, n), out: make([]kis.Value, n)}, nil
 	}
 }

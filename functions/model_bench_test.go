@@ -9,7 +9,7 @@ import (
 	"github.com/kisflow/kisflow/kis"
 )
 
-// BenchmarkModel is the cost of a row without the engine: the runner's own.
+// BenchmarkModel is the cost of a row without the engine: the runner's own, and what a key's state takes at the end.
 func BenchmarkModel(b *testing.B) {
 	small := []AggregateField{{Name: "n", Call: "count()"}, {Name: "sum", Call: "sum(row.price)"}}
 	wide := append(small[:2:2], AggregateField{Name: "avg", Call: "avg(row.price)"}, AggregateField{Name: "top", Call: "top(10, row.price)"}, AggregateField{Name: "who", Call: "distinct_about(row.bidder)"})
@@ -90,6 +90,14 @@ func BenchmarkModel(b *testing.B) {
 					timers[k] = t.At.UnixMilli()
 				}
 			}
+			b.StopTimer()
+			var all []byte
+			for _, s := range states {
+				if all, err = r.Encode(all, s); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(len(all))/keys, "state-B/key")
 		})
 	}
 }

@@ -215,6 +215,11 @@ type bucket struct {
 	accs       []acc
 	rows       []keptRow      // where each row is kept
 	ids        map[string]int // of many rows: their places by id
+
+	// Of a sliding window, and not part of the state: what the first rows have come to, so that the next result
+	// need not begin anew; nil: nobody knows.
+	run []acc
+	ran int // how many rows these are
 }
 
 // keptRow is the arguments of a row.
@@ -274,6 +279,7 @@ type windowed struct {
 	aggs  *aggregates
 	id    *program // of rows that are replaced; nil: none are
 	keeps bool     // each row's arguments are kept
+	takes bool     // all aggregates may be able to take rows back exactly
 	form  string   // tells states of this window from those of another one
 	emits []emit
 	when  *program
@@ -924,6 +930,7 @@ func (r *windowed) slideDue(c *kis.Call, s *windowState, at int64) (next int64) 
 		return next
 	}
 	b, size := s.buckets[0], r.plan.size
+	r.unslide(b, at-size) // those that no result from now on has
 	ends := false
 	for i := len(b.rows) - 1; i >= 0 && b.rows[i].t >= at-1; i-- {
 		if ends = ends || b.rows[i].t == at-1; b.rows[i].t >= at {
@@ -933,11 +940,7 @@ func (r *windowed) slideDue(c *kis.Call, s *windowState, at int64) (next int64) 
 	if ends {
 		r.emit(c, s, at-size, at, false)
 	}
-	drop := 0
-	for drop < len(b.rows) && b.rows[drop].t <= at-size {
-		drop++
-	}
-	if b.rows = slices.Delete(b.rows, 0, drop); len(b.rows) == 0 {
+	if r.unslide(b, at-size+1); len(b.rows) == 0 {
 		s.buckets = s.buckets[:0]
 		return next
 	}
@@ -945,6 +948,58 @@ func (r *windowed) slideDue(c *kis.Call, s *windowState, at int64) (next int64) 
 		next = b.rows[len(b.rows)-1].t + size // all are to go then, unless a row comes before
 	}
 	return next
+}
+
+// slid is what the rows of a sliding window have come to that ends at a time. All rows that are left are in it, but
+// for those at its end and behind.
+func (r *windowed) slid(b *bucket, end int64) ([]acc, error) {
+	last := len(b.rows)
+	for last > 0 && b.rows[last-1].t >= end {
+		last--
+	}
+	if b.run == nil || !r.takes || b.ran > last {
+		b.run, b.ran = r.accs(), 0
+	}
+	run := b.run
+	b.run = nil // if it fails
+	if err := r.fold(run, b.rows[b.ran:last]); err != nil {
+		return nil, err
+	}
+	b.run, b.ran = run, last
+	return run, nil
+}
+
+// unslide drops the rows before a time.
+func (r *windowed) unslide(b *bucket, before int64) {
+	n := 0
+	for n < len(b.rows) && b.rows[n].t < before {
+		if b.run != nil && n < b.ran {
+			r.take(b, &b.rows[n])
+		}
+		n++
+	}
+	clear(b.rows[:n])
+	b.rows = b.rows[n:] // nothing moves; what is appended finds new room now and then
+	b.ran = max(0, b.ran-n)
+}
+
+// take takes a row back from what the rows have come to.
+func (r *windowed) take(b *bucket, row *keptRow) {
+	for i := range r.aggs.list {
+		a := &r.aggs.list[i]
+		if len(a.args) > 0 && row.args[a.first].Kind() == kis.Null {
+			continue
+		}
+		var ok bool
+		if t, is := a.kind.(taker); is {
+			r.frame.work = maxWork
+			b.run[i], ok = t.take(r.frame, a.at, b.run[i], row.args[a.first:a.first+len(a.args)], row.t)
+		}
+		if !ok {
+			r.frame.err, b.run = nil, nil
+			return
+		}
+	}
 }
 
 // earlyDue emits early results of the windows that have changed.
@@ -1016,17 +1071,8 @@ func (r *windowed) result(s *windowState, start, end int64, early bool) (*kis.Ro
 			accs = one.accs
 		}
 	case "sliding":
-		rows := s.buckets[0].rows
-		first := len(rows)
-		for first > 0 && rows[first-1].t >= start {
-			first--
-		}
-		last := len(rows)
-		for last > first && rows[last-1].t >= end {
-			last--
-		}
-		accs = r.accs()
-		if err := r.fold(accs, rows[first:last]); err != nil {
+		var err error
+		if accs, err = r.slid(s.buckets[0], end); err != nil {
 			return nil, err
 		}
 	default:

@@ -318,6 +318,39 @@ func TestWindows(t *testing.T) {
 	}
 }
 
+// TestSlidingTakesBack: a sliding window that takes rows back says what one says that gathers them anew.
+func TestSlidingTakesBack(t *testing.T) {
+	for seed := range 30 {
+		random := rand.New(rand.NewPCG(uint64(seed), 12))
+		lateness := []int64{0, 4000}[seed%2]
+		list := events(random, 300, 30_000, lateness)
+		fields := []AggregateField{{Name: "n", Call: "count()"}, {Name: "odd", Call: "count(row.v != null && row.v % 2 != 0)"}, {Name: "sum", Call: "sum(row.v)"}, {Name: "avg", Call: "avg(row.v)"},
+			{Name: "min", Call: "min(row.v)"}, {Name: "max", Call: "max(row.s)"}, {Name: "first", Call: "first(row.v)"}, {Name: "last", Call: "last(row.s)"}}
+		if seed%3 == 0 {
+			fields = fields[:4] // these never fail to take a row back
+		}
+		w := Window{Kind: "sliding", Size: 5 * time.Second}
+		taking := windowSpec(w, fields)
+		anew := windowSpec(w, append(slices.Clone(fields), AggregateField{Name: "all", Call: "collect(row.v, 1)"}), taking.Calculate.Emit...)
+		var out [2][]string
+		for i, spec := range []Spec{taking, anew} {
+			e := newEngine(t, spec, rand.New(rand.NewPCG(uint64(seed), uint64(i))))
+			if r := e.runner.(*windowed); r.takes != (i == 0) {
+				t.Fatalf("takes is %v", r.takes)
+			}
+			e.lateness = lateness
+			for _, row := range list {
+				e.send(row.at, row.text())
+			}
+			e.finish()
+			out[i] = e.out
+		}
+		if len(out[0]) < 200 || !slices.Equal(out[0], out[1]) {
+			t.Fatalf("seed %d: %d results, %d gathered anew, and they differ", seed, len(out[0]), len(out[1]))
+		}
+	}
+}
+
 // withoutAbout leaves the estimate out, which cannot take rows back.
 func withoutAbout(s Spec) Spec {
 	s.Calculate.Aggregate = slices.DeleteFunc(slices.Clone(s.Calculate.Aggregate), func(a AggregateField) bool { return a.Name == "about" })
