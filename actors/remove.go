@@ -90,9 +90,10 @@ func (p *Partition) removeStep(ctx context.Context, step string, waiting bool) (
 		for more, from := true, []byte(nil); more; {
 			w := p.begin()
 			more = false
+			size := 0
 			var fault error
 			take := func(k, v []byte) bool {
-				if len(w.keys) >= removeKeys {
+				if len(w.keys) >= removeKeys || size >= copyBytes {
 					more, from = true, bytes.Clone(k)
 					return false
 				}
@@ -101,6 +102,7 @@ func (p *Partition) removeStep(ctx context.Context, step string, waiting bool) (
 					w.newKeys--
 					removed++
 				case pendingKind:
+					size += len(v)
 					if fault = p.unwait(w, step, v); fault != nil {
 						return false
 					}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/transport"
 )
 
 // refuseFunction keeps a count, and refuses the rows of user 3.
@@ -114,6 +116,66 @@ func TestRemoveStepOfAFlowThatStands(t *testing.T) {
 	b.publish(70, 84)
 	if n := b.total(r, "count"); n != 14 {
 		t.Errorf("%d events counted, want 14", n)
+	}
+}
+
+// TestRemoveManyKeys: more keys than a record takes, with their timers.
+func TestRemoveManyKeys(t *testing.T) {
+	b := newRunningBench(t, Options{Partitions: 1})
+	timed := Step{Name: "timed", Function: kis.Keyed("timed", func(_ context.Context, s *counted, e kis.Event[*kis.Row], out *kis.Output[*kis.Row]) error {
+		s.N++
+		out.Emit(kis.Key{}, e.Value)
+		return nil
+	}), Must: []string{"id"}, TTL: time.Hour}
+	count := Step{Name: "count", Function: countFunction(), Must: []string{"id"}}
+	r, err := b.system.Start(t.Context(), b.flow(1, timed, count))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const keys = 2*removeKeys + 7
+	for i := 0; i < keys; {
+		var lines []byte
+		for range min(1000, keys-i) {
+			lines = fmt.Appendf(lines, "{\"id\":%d}\n", i)
+			i++
+		}
+		if _, err := b.streams.Append(t.Context(), "IN", transport.Outgoing{Subject: "in.x", Data: lines}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	marks, err := r.Newest(t.Context())
+	if err == nil {
+		err = r.Await(t.Context(), marks)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := b.db.Store(PartitionName("f", "id", 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := func() map[byte]int {
+		n := make(map[byte]int)
+		if err := store.Scan([]byte{0}, nil, func(k, _ []byte) bool { n[k[0]]++; return true }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := kinds(); n[stateKind] != 2*keys || n[timerKind] != keys {
+		t.Fatalf("the store holds %d states and %d timers, want %d and %d", n[stateKind], n[timerKind], 2*keys, keys)
+	}
+	if err := r.Change(t.Context(), b.flow(2, count), func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.RemoveStep(t.Context(), "timed", []string{"id"}); n != keys || err != nil {
+		t.Errorf("%d keys removed, %v, want %d", n, err, keys)
+	}
+	parts, err := r.Partitions(t.Context())
+	if err != nil || parts[0].StateKeys != keys {
+		t.Errorf("%d keys are left, %v, want those of the other step, %d", parts[0].StateKeys, err, keys)
+	}
+	if n := kinds(); n[stateKind] != keys || n[timerKind] != 0 {
+		t.Errorf("the store holds %d states and %d timers, want %d and none", n[stateKind], n[timerKind], keys)
 	}
 }
 
