@@ -208,6 +208,31 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// TestWorkersCannotBeStarted takes the program of the workers away: the rows are to be tried again, and nothing of them has
+// happened.
+func TestWorkersCannotBeStarted(t *testing.T) {
+	p := newPool(t, 1)
+	r := open(t, p, Spec{Source: hostile, Must: []string{"k"}})
+	p.mu.Lock()
+	w := p.idle[0]
+	program := p.opt.Program
+	p.opt.Program = filepath.Join(t.TempDir(), "gone")
+	p.mu.Unlock()
+	if err := w.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-w.ended
+	c := call(t, `{"n":5}`, `{"k":1}`)
+	err := r.HandleMany([]*kis.Call{c})
+	if err == nil || kis.VerdictOf(err) != kis.VerdictRetry || !strings.Contains(err.Error(), "no worker can be started") || shown(c) != "state {\"n\":5}\n" {
+		t.Errorf("%v: %s", err, shown(c))
+	}
+	p.opt.Program = program
+	if err := r.HandleMany([]*kis.Call{c}); err != nil || shown(c) != "0: {\"n\":6}\nstate {\"n\":6}\n" {
+		t.Errorf("%v: %s", err, shown(c))
+	}
+}
+
 // TestNoWorker names a program that is none.
 func TestNoWorker(t *testing.T) {
 	for program, want := range map[string]string{"": "no program is known", filepath.Join(t.TempDir(), "none"): "no such file"} {

@@ -69,7 +69,7 @@ const (
 	suspectFor  = time.Minute            // after a kill
 	firstPause  = 100 * time.Millisecond // before a worker is started for a program that has killed two in a row,
 	lastPause   = 5 * time.Second        // doubled up to this
-	startFor    = time.Minute            // workers that cannot be started are tried again
+	startFor    = 3 * time.Second        // a worker that cannot be started is tried again at once; then the rows wait
 	poll        = 20 * time.Millisecond  // between looks at a worker that answers nothing
 	endWithin   = 2 * time.Second        // a worker that was told to end is killed then
 	maxKnown    = 10_000                 // programs
@@ -127,6 +127,12 @@ func (p *Pool) Stats() (workers int, killed uint64) {
 	defer p.mu.Unlock()
 	return p.workers, p.killed
 }
+
+// startError says that no worker can be started now.
+type startError struct{ error }
+
+func (e *startError) Error() string { return "no worker can be started: " + e.error.Error() }
+func (e *startError) Unwrap() error { return e.error }
 
 // record returns what is known of a program. The caller holds the lock.
 func (p *Pool) record(id [16]byte) *record {
@@ -242,6 +248,7 @@ func (p *Pool) started(ctx context.Context, id [16]byte, w *process) (*process, 
 		}
 		p.opt.Log.Warn("a worker for scripts could not be started", "error", err)
 		if time.Since(begin) > startFor {
+			err = &startError{err}
 			break
 		}
 		if serr := sleep(ctx, pause); serr != nil {

@@ -172,7 +172,7 @@ func (r *runner) HandleMany(calls []*kis.Call) error {
 		switch {
 		case err == nil && r.call >= r.last:
 		case err == nil:
-			return kis.Stop(fmt.Errorf("script: the worker left rows out"))
+			return kis.Stop(errors.New("script: the worker left rows out"))
 		case errors.As(err, &killed):
 			if deaths++; !killed.limit && deaths < maxDeaths { // perhaps it was not the script
 				careful = true
@@ -186,6 +186,12 @@ func (r *runner) HandleMany(calls []*kis.Call) error {
 			careful = true
 			continue
 		default:
+			for _, c := range calls { // nothing was handled
+				c.Emitted, c.Sent, c.Refused = c.Emitted[:0], c.Sent[:0], nil
+			}
+			if start := (*startError)(nil); errors.As(err, &start) {
+				return kis.Retry(fmt.Errorf("script: %w", err)) // the rows wait
+			}
 			return kis.Stop(fmt.Errorf("script: %w", err))
 		}
 		careful = false
