@@ -606,3 +606,28 @@ func TestChangedWindow(t *testing.T) {
 		t.Errorf("states %s, dead letters %v", e.encoded, e.letters)
 	}
 }
+
+// TestUndo: a row whose emit fails after all aggregates have it leaves each of them as it was.
+func TestUndo(t *testing.T) {
+	fields := append(withoutAbout(windowSpec(Window{}, allAggregates)).Calculate.Aggregate, AggregateField{Name: "r", Call: `rate("1s")`})
+	for _, replace := range []string{"", "row.id"} {
+		if replace == "" {
+			fields = append(fields, AggregateField{Name: "p", Call: "percentile(50, row.v)"}, AggregateField{Name: "about", Call: "distinct_about(row.v)"})
+		} else {
+			fields = fields[:len(fields)-2]
+		}
+		spec := Spec{Name: "U", Mode: kis.Calculate, Must: []string{"k"}, Calculate: &Calculate{Aggregate: fields, Replace: replace, Emit: []EmitField{{"x", "row.bad ? 1 / (state.n - state.n) : state.sum"}}}}
+		e := newEngine(t, spec, rand.New(rand.NewPCG(6, 1)))
+		random := rand.New(rand.NewPCG(6, 2))
+		for i := range 400 {
+			bad := random.IntN(3) == 0 // the engine of these tests compares the states
+			e.send(int64(random.IntN(1000)), fmt.Sprintf(`{"k":"a","id":%d,"v":%d,"s":"s%d","bad":%v}`, random.IntN(50), random.IntN(300), random.IntN(200), bad))
+			if replace == "" && len(e.letters)+len(e.out) != i+1 {
+				t.Fatalf("row %d is neither out nor a dead letter", i)
+			}
+		}
+		if len(e.letters) < 80 {
+			t.Errorf("%d dead letters", len(e.letters))
+		}
+	}
+}

@@ -101,6 +101,15 @@ type running struct {
 	next    []kis.Value
 	scratch []acc
 	saved   []acc
+	back    undo
+}
+
+// undo is what takes back the last gather, beside saved.
+type undo struct {
+	there bool
+	id    string
+	old   int // the place of the row that was replaced, or -1
+	was   keptRow
 }
 
 const rowsMember = "@rows"
@@ -226,19 +235,18 @@ func (r *running) Handle(c *kis.Call) error {
 			return fmt.Errorf("the state of this key would take more than %d bytes", MaxState)
 		}
 	}
-	undo, err := r.gather(s, id, t)
-	if err != nil {
+	if err := r.gather(s, id, t); err != nil {
 		return err
 	}
 	out := c.Rows[0]
 	if r.emits != nil {
 		copy(r.view, r.next)
-		if err := r.aggs.results(f, s.accs, 0, r.after, r.view[len(r.fields):]); err != nil {
-			undo()
-			return err
+		err := r.aggs.results(f, s.accs, 0, r.after, r.view[len(r.fields):])
+		if err == nil {
+			out, err = emitted(f, r.emits, &r.build)
 		}
-		if out, err = emitted(f, r.emits, &r.build); err != nil {
-			undo()
+		if err != nil {
+			r.undo(s)
 			return err
 		}
 	}
@@ -258,15 +266,16 @@ func (r *running) done() {
 	clear(r.view)
 	clear(r.scratch)
 	clear(r.saved)
+	r.back = undo{}
 }
 
-// gather adds the row in hand to the aggregates. undo takes it back; it is good until the next call.
-func (r *running) gather(s *runState, id string, t int64) (undo func(), err error) {
+// gather adds the row in hand to the aggregates; undo takes it back. On an error nothing has changed.
+func (r *running) gather(s *runState, id string, t int64) (err error) {
 	f := r.frame
 	old := -1
 	if id != "" {
 		if old = s.rows.find(id); old >= 0 && t < s.rows.rows[old].t {
-			return func() {}, nil // an older row than the one that is there
+			return nil // an older row than the one that is there
 		}
 	}
 	var row keptRow
@@ -281,11 +290,11 @@ func (r *running) gather(s *runState, id string, t int64) (undo func(), err erro
 		have := s.accs[i]
 		if old >= 0 {
 			if have, err = r.without(s, a, i, old); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		if r.scratch[i], err = a.next(f, have, r.args, t); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for i := range r.aggs.list {
@@ -299,9 +308,9 @@ func (r *running) gather(s *runState, id string, t int64) (undo func(), err erro
 			r.saved[i].more = copied.more
 		}
 	}
-	var was keptRow
+	r.back = undo{there: true, id: id, old: old}
 	if old >= 0 {
-		was = s.rows.rows[old]
+		r.back.was = s.rows.rows[old]
 	}
 	for i := range r.aggs.list {
 		s.accs[i] = r.scratch[i]
@@ -310,22 +319,28 @@ func (r *running) gather(s *runState, id string, t int64) (undo func(), err erro
 	if id != "" {
 		s.rows.put(row)
 	}
-	return func() {
-		for i := range r.aggs.list {
-			if set, _ := r.saved[i].more.(*valueSet); set != nil {
-				set.cut(int(r.saved[i].n))
-				r.saved[i].n = 0
-			}
-			s.accs[i] = r.saved[i]
+	return nil
+}
+
+// undo takes back what gather has done.
+func (r *running) undo(s *runState) {
+	if !r.back.there {
+		return
+	}
+	for i := range r.aggs.list {
+		if set, _ := r.saved[i].more.(*valueSet); set != nil {
+			set.cut(int(r.saved[i].n))
+			r.saved[i].n = 0
 		}
-		switch {
-		case old >= 0:
-			s.rows.rows[old] = was
-		case id != "":
-			s.rows.rows = s.rows.rows[:len(s.rows.rows)-1]
-			delete(s.rows.ids, id)
-		}
-	}, nil
+		s.accs[i] = r.saved[i]
+	}
+	switch {
+	case r.back.old >= 0:
+		s.rows.rows[r.back.old] = r.back.was
+	case r.back.id != "":
+		s.rows.rows = s.rows.rows[:len(s.rows.rows)-1]
+		delete(s.rows.ids, r.back.id)
+	}
 }
 
 // cut takes back what was added behind the first n.
