@@ -25,6 +25,9 @@ type StepChange struct {
 	Rekeyed               bool
 	// Fields of the state that are new, that go, and that are computed in another way.
 	StateAdded, StateRemoved, StateChanged []string
+	// Recast are aggregates in windows that have become others, as a sum that is a count now: what they have gathered cannot
+	// be read any more, and with it the windows that are open.
+	Recast []string
 	// Migrates: the function has a new version of its state, and says how to make it of the old one.
 	Migrates bool
 }
@@ -194,7 +197,23 @@ func (d *StepChange) compare(from, to *Set, a, b *Step) {
 			}
 		}
 	}
+	if t.at("calculate", "window") != nil {
+		for _, f := range s.at("calculate", "aggregate").all() {
+			if g := t.at("calculate", "aggregate", f.name); g != nil && callOf(f.val) != callOf(g) {
+				d.Recast = append(d.Recast, f.name)
+			}
+		}
+	}
 	d.Migrates = t.at("migrate") != nil && dumped(s.at("version")) != dumped(t.at("version"))
+}
+
+// callOf is what an aggregate calls, sum of sum(row.amount); "" for one of its own.
+func callOf(n *node) string {
+	if n.kind != scalarNode {
+		return ""
+	}
+	name, _, _ := strings.Cut(n.text, "(")
+	return strings.TrimSpace(name)
 }
 
 func sortedKeys(a, b map[string]string) []string {

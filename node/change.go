@@ -9,6 +9,8 @@ import (
 	"github.com/kisflow/kisflow/actors"
 	"github.com/kisflow/kisflow/api"
 	"github.com/kisflow/kisflow/flowdef"
+	"github.com/kisflow/kisflow/functions"
+	"github.com/kisflow/kisflow/kis"
 )
 
 // removal is what a step has left that is no longer part of its flow, or has another key: it is removed when the
@@ -70,6 +72,9 @@ func (n *Node) flowPlan(ctx context.Context, target *flowdef.Set, name string) a
 			if s.Rekeyed {
 				sp.Changes = append(sp.Changes, fmt.Sprintf("another key (%s): the step begins without state", keyText(s.MustAfter)))
 			}
+		case had && (len(s.Recast) > 0 || n.formOf(base, from, s.From) != n.formOf(target, to, s.To)):
+			sp.State = api.StateIsDropped
+			sp.Changes = append(sp.Changes, "another window, or another aggregate in it: what its windows hold that are open cannot be read any more")
 		case had && s.Migrates:
 			sp.State = api.StateIsMigrated
 		case had:
@@ -115,6 +120,20 @@ func (n *Node) stateful(set *flowdef.Set, function string) bool {
 	}
 	f, err := n.planner.function(set, fn)
 	return err == nil && f.Traits().Stateful
+}
+
+// formOf is the form of a step's states (functions.Form), by the step's place from 1.
+func (n *Node) formOf(set *flowdef.Set, flow *flowdef.Flow, place int) string {
+	s := &flow.Steps[place-1]
+	fn := set.Funcs[s.Function.Value]
+	if fn == nil || fn.Calculate == nil || fn.Calculate.Window == nil || n.planner.functions[fn.Name] != nil {
+		return ""
+	}
+	f, err := n.planner.function(set, fn)
+	if err != nil {
+		return ""
+	}
+	return functions.Form(f, kis.Step{Flow: flow.Name, Name: s.Name, Function: fn.Name, Mode: kis.Mode(fn.Mode), Must: mustOf(fn), Params: mergedParams(fn, s)})
 }
 
 // dropped are the names of the steps whose state a plan drops.

@@ -74,8 +74,11 @@ func (n *Node) ShadowDiff(ctx context.Context, flow string, examples int) (api.S
 		return out, answer(err)
 	}
 	out.DeadLetters = now - min(now, e.DeadLetters)
-	out.ShadowDeadLetters, err = deadLetters(ctx, shadow)
-	return out, answer(err)
+	if out.ShadowDeadLetters, err = deadLetters(ctx, shadow); err != nil {
+		return out, answer(err)
+	}
+	out.Shadow, err = n.Shadow(ctx, flow) // how far it is behind now
+	return out, err
 }
 
 // meet waits until both have had all that the inputs hold now, for a while.
