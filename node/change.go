@@ -74,7 +74,7 @@ func (n *Node) flowPlan(ctx context.Context, target *flowdef.Set, name string) a
 			}
 		case had && (len(s.Recast) > 0 || n.formOf(base, from, s.From) != n.formOf(target, to, s.To)):
 			sp.State = api.StateIsDropped
-			sp.Changes = append(sp.Changes, "another window, or another aggregate in it: what its windows hold that are open cannot be read any more")
+			sp.Changes = append(sp.Changes, "what it keeps has another form (a window, a join, an aggregate in a window): the step begins without state")
 		case had && s.Migrates:
 			sp.State = api.StateIsMigrated
 		case had:
@@ -122,11 +122,19 @@ func (n *Node) stateful(set *flowdef.Set, function string) bool {
 	return err == nil && f.Traits().Stateful
 }
 
-// formOf is the form of a step's states (functions.Form), by the step's place from 1.
+// formOf is the form of a step's states, by the step's place from 1: a function drops, or cannot read, states of another
+// form.
 func (n *Node) formOf(set *flowdef.Set, flow *flowdef.Flow, place int) string {
 	s := &flow.Steps[place-1]
 	fn := set.Funcs[s.Function.Value]
-	if fn == nil || fn.Calculate == nil || fn.Calculate.Window == nil || n.planner.functions[fn.Name] != nil {
+	switch {
+	case fn == nil || n.planner.functions[fn.Name] != nil:
+		return ""
+	case fn.Mode == string(kis.Load):
+		return "table"
+	case fn.Join != nil:
+		return "join"
+	case fn.Calculate == nil || fn.Calculate.Window == nil:
 		return ""
 	}
 	f, err := n.planner.function(set, fn)
