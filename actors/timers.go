@@ -385,7 +385,11 @@ func (p *Partition) timerLetter(w *work, s *step, key kis.Key, t kis.Timer, err 
 	row := kis.NewRow(key.Fields()...)
 	row.Set("timer", kis.StringValue(t.Name))
 	row.Set("at", kis.StringValue(t.At.Format(time.RFC3339Nano)))
-	d := &proto.DeadLetter{Step: s.Name, Function: s.Function.Name(), Reason: fmt.Sprintf("timer %q: %v", t.Name, err),
+	reason := fmt.Sprintf("timer %q: %v", t.Name, err)
+	if strings.HasSuffix(t.Name, err.Error()) {
+		reason = err.Error() // the name says it: a function's way to say what failed beside what it has done
+	}
+	d := &proto.DeadLetter{Step: s.Name, Function: s.Function.Name(), Reason: reason,
 		Data: row.AppendJSON(nil), Malformed: true}
 	var pe *kis.PanicError
 	if errors.As(err, &pe) {
