@@ -187,7 +187,6 @@ func sharedFile(t *testing.T) string {
 
 // A scene is a stream and what happens to the node that reads it.
 type scene struct {
-	name       string
 	rate       float64 // of the stream's event time
 	partitions int
 	shuffled   bool // events come up to Lateness behind their time
