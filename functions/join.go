@@ -223,7 +223,8 @@ func decodeJoinRow(text string) (r joinRow, err error) {
 	return r, nil
 }
 
-// Encode writes {"left":[[time,row],...],"right":[...],"timer":...}; a row of an outer side that has a partner has a 1 behind it.
+// Encode writes {"left":[[time,row],...],"right":[...],"timer":...}; a row of an outer side that has a partner has a 1
+// behind it.
 func (r *joiner) Encode(dst []byte, state any) ([]byte, error) {
 	s, ok := state.(*joinState)
 	if !ok || s == nil || len(s.rows[0])+len(s.rows[1]) == 0 {

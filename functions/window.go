@@ -26,16 +26,18 @@ const (
 	MaxKeptRows   = 10_000
 )
 
-// A window's times are Unix milliseconds: it holds the rows whose time, without what is below a millisecond, is at its start or behind it,
-// and before its end. It closes when the watermark reaches its end, and a session one millisecond later, because a
-// row exactly at its end still belongs to it.
+// A window's times are Unix milliseconds: it holds the rows whose time, without what is below a millisecond, is at
+// its start or behind it, and before its end. It closes when the watermark reaches its end, and a session one
+// millisecond later, because a row exactly at its end still belongs to it.
 //
 // A tumbling or hopping window is made of panes: the stretches between two places where a window starts or ends. A
 // row is added to one pane, whatever the number of windows it is in; what the panes of a window have gathered is
 // merged when the window closes. Where an aggregate cannot be merged, or takes rows back, the arguments of each row
 // are kept, and gathered when the window closes.
 //
-// A key has one event timer, at the next time at which something is to be done. It is set earlier than that, never later.
+// A key has one event timer, at the next time at which something is to be done, or earlier, never later. A result that
+// cannot be computed sets a timer that is due at once, whose name says why: its call fails with that, so that the
+// failure is a dead letter of its own and what else the call has done stays.
 
 const (
 	windowTimer  = "window"

@@ -34,7 +34,8 @@ func modelOf(def *flowdef.Func, s *functions.Spec, emit func([]flowdef.EmitField
 	}
 }
 
-// modelText finds the text that a mistake's path names in what modelOf has added. part is the path, rest what is behind its second part.
+// modelText finds the text that a mistake's path names in what modelOf has added. part is the path, rest what is
+// behind its second part.
 func modelText(def *flowdef.Func, part []string, rest string, emit func([]flowdef.EmitField, string) flowdef.Text) (flowdef.Text, bool) {
 	at := func(p flowdef.Pos) (flowdef.Text, bool) {
 		if p.Line == 0 {
