@@ -22,12 +22,12 @@ import (
 
 // Bounds of one comparison.
 const (
-	diffCatchUp  = 10 * time.Second // how long it waits for both to have the same events
-	diffTime     = 40 * time.Second // and how long it may take at all
+	diffCatchUp  = 8 * time.Second  // how long it waits for both to have the same events
+	diffTime     = 55 * time.Second // and how long it may take at all
 	diffKeys     = 1_000_000        // keys of a step
 	diffDoubtful = 5_000            // keys of a step that are looked at again
 	diffRows     = 40_000           // outputs of the flow, and twice as many of the shadow
-	diffReading  = 20 * time.Second // for reading them
+	diffReading  = 15 * time.Second // for reading them
 	diffText     = 300              // bytes of an example
 	diffTexts    = 32 << 20         // bytes of what may become examples
 )

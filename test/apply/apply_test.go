@@ -178,6 +178,17 @@ func (b *bench) publishLines(write func(*strings.Builder)) {
 	}
 }
 
+// pace keeps a publisher from being far ahead of the node, on a machine that has much else to do. A node that is
+// being started is not waited for.
+func (b *bench) pace() {
+	for b.sent%10 == 0 {
+		if s, err := b.client.Status(ctx); err != nil || s.Lag < 100 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // settled waits until no input is behind for a while.
 func (b *bench) settled() {
 	b.Helper()

@@ -89,6 +89,7 @@ func TestEveryEventMeetsOneRevision(t *testing.T) {
 					fmt.Fprintf(lines, "{\"user\":%d,\"id\":%d}\n", u, n)
 				}
 			})
+			b.pace()
 		}
 	}()
 	finish := sync.OnceValue(func() int {
@@ -505,6 +506,7 @@ func TestShadowUnderLoad(t *testing.T) {
 				return
 			default:
 				b.publish(50, 1)
+				b.pace()
 				time.Sleep(2 * time.Millisecond)
 			}
 		}
