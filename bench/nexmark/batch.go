@@ -56,7 +56,7 @@ func Queries() []Query {
 		{Name: "q17", Key: []string{"auction", "day"}, Running: true, Counted: true, Answer: q17},
 		{Name: "q18", Key: []string{"bidder", "auction"}, Running: true, Counted: true, Answer: q18},
 		{Name: "q19", Key: []string{"auction"}, Running: true, Answer: q19},
-		{Name: "q20", Least: 35, Answer: q20},
+		{Name: "q20", Least: 40, Answer: q20},
 		{Name: "q22", Answer: perBid(q22)},
 	}
 }

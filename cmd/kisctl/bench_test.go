@@ -86,7 +86,7 @@ func TestBenchFlags(t *testing.T) {
 		{"--events 0", "--events is 0; it must be 1 to 1000000000", exitUsage},
 		{"--rate -1", "--rate is -1; it must be 1 to 1000000, or 0", exitUsage},
 		{"--rate NaN", "--rate is NaN; it must be 1 to 1000000, or 0", exitUsage},
-		{"--rate 10 --queries q20", "--rate is 10; q20 needs at least 35 events a second", exitUsage},
+		{"--rate 10 --queries q20", "--rate is 10; q20 needs at least 40 events a second", exitUsage},
 		{"--pack 0", "--pack is 0; it must be 1 to 10000", exitUsage},
 		{"--runs 0", "--runs is 0; it must be 1 to 100", exitUsage},
 		{"--queries q0,q10", `--queries: there is no query "q10"; there are q0, q1, `, exitUsage},
