@@ -32,8 +32,9 @@ type Dealer struct {
 	key        []string // of the first step with a key, if it may be taken at the entry
 	stage      string
 
-	timed   bool  // the flow looks at event time
-	high    int64 // the newest event time of what was dealt
+	time    EventTime // the flow's, with its defaults
+	timed   bool      // the flow looks at event time
+	high    int64     // the newest event time of what was dealt
 	passed  atomic.Int64
 	brought atomic.Int64 // when a message came last, by the clock
 
@@ -97,7 +98,7 @@ func (f *Flow) Stages() [][]string {
 // NewDealer makes the dealer of a flow's input.
 func NewDealer(f *Flow, input, partitions int, to Dealt) *Dealer {
 	in := &f.Inputs[input]
-	d := &Dealer{flow: f, input: input, partitions: partitions, to: to, senders: make(map[string]uint64), timed: f.timed(), high: unknown}
+	d := &Dealer{flow: f, input: input, partitions: partitions, to: to, senders: make(map[string]uint64), time: f.Time.withDefaults(), timed: f.timed(), high: unknown}
 	d.passed.Store(unknown)
 	if in.Kind == HandOff {
 		d.byName = make(map[string]*hand)
@@ -336,7 +337,7 @@ func (d *Dealer) date(it *Item, stored time.Time) int64 {
 		}
 		return nanos(it.Meta.Time)
 	}
-	at, err := d.flow.Time.of(it.Row, stored)
+	at, err := d.time.of(it.Row, stored)
 	if err != nil {
 		it.Bad, it.Err, it.Row = it.Row.AppendJSON(nil), err, nil
 		return unknown

@@ -224,7 +224,6 @@ func (p *Partition) bind(f *Flow) error {
 			s.version = r.Version()
 		}
 	}
-	f.Time = f.Time.withDefaults()
 	p.flow, p.steps = f, steps
 	p.timers = make([][timerDomains]timerQueue, len(steps))
 	p.bindTime(f)

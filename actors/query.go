@@ -236,7 +236,7 @@ func (p *Partition) Watermarks() []WatermarkStatus {
 		for _, k := range t.inputs[i] {
 			w, waits := p.inputMark(k)
 			if !waits {
-				w = behind(t.high[k], p.flow.Time.Lateness)
+				w = behind(t.high[k], t.setting.Lateness)
 			}
 			source(p.flow.Inputs[k].Name, w, !waits)
 		}

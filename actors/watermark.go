@@ -21,6 +21,7 @@ import (
 
 // timely is what a partition knows of event time.
 type timely struct {
+	setting EventTime  // the flow's, with its defaults
 	at      []int64    // the watermark of each step
 	reached []bool     // rows come to the step in this partition
 	local   []bool     // and some from the step before it, here
@@ -58,7 +59,7 @@ func (p *Partition) bindTime(f *Flow) {
 		return
 	}
 	n := len(f.Steps)
-	t := timely{at: make([]int64, n), reached: make([]bool, n), local: make([]bool, n), inputs: make([][]int, n), senders: make([][]string, n),
+	t := timely{setting: f.Time.withDefaults(), at: make([]int64, n), reached: make([]bool, n), local: make([]bool, n), inputs: make([][]int, n), senders: make([][]string, n),
 		high: make([]int64, len(f.Inputs)), idle: make([]bool, len(f.Inputs)), marks: p.time.marks, heard: p.time.heard, peers: p.time.peers,
 		told: make(map[string]int64)}
 	if t.marks == nil {
@@ -227,7 +228,7 @@ func (p *Partition) inputMark(k int) (w int64, waits bool) {
 		return 0, false
 	}
 	if in.Kind != Load || t.high[k] == endOfTime {
-		return behind(t.high[k], p.flow.Time.Lateness), true
+		return behind(t.high[k], t.setting.Lateness), true
 	}
 	// Rows that are loaded keep their times, unless the flow has a time field of its own; and the writers of the
 	// hand-off say how far they are, and when nothing comes any more.
@@ -237,18 +238,18 @@ func (p *Partition) inputMark(k int) (w int64, waits bool) {
 		if !known {
 			m = unknown
 		}
-		if h, ok := t.heard[from]; ok && p.ports.Clock.Now().Sub(h) > p.flow.Time.Idle {
+		if h, ok := t.heard[from]; ok && p.ports.Clock.Now().Sub(h) > t.setting.Idle {
 			continue
 		}
 		w, some = min(w, m), true
 	}
 	switch {
 	case p.flow.Time.Field != "" && !(some && w == endOfTime):
-		return behind(t.high[k], p.flow.Time.Lateness), true
+		return behind(t.high[k], t.setting.Lateness), true
 	case !some:
 		return unknown, len(t.peers) == 0
 	}
-	return behind(w, p.flow.Time.Lateness), true
+	return behind(w, t.setting.Lateness), true
 }
 
 // loadSenders are the partitions that write a Load's hand-off, as far as any of their stage was heard of.
