@@ -23,7 +23,7 @@ func TestNode(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			var log logBuffer
-			ctx, stop := context.WithTimeout(context.Background(), time.Minute)
+			ctx, stop := context.WithTimeout(context.Background(), 5*time.Minute)
 			n, err := node.Start(ctx, node.Options{Data: env.Getenv("WORK") + "/data", Flows: []string{env.Getenv("WORK") + "/flows"},
 				NATSListen: "127.0.0.1:0", Listen: "127.0.0.1:0", Durability: "process", LogOutput: &log, Partitions: 2})
 			if err != nil {
