@@ -48,6 +48,7 @@ func (s *Set) Resolve() {
 		if name := conns[conn.Value]; name != "" && s.Conns[conn.Value] == nil {
 			conn.Value, conn.raw = name, nil
 		}
+		s.resolveLookup(f)
 	}
 }
 
@@ -170,6 +171,9 @@ func (s *Set) Handoff(f *Func) (Text, bool) {
 		if conn := s.Conns[name]; conn == nil || !strings.EqualFold(conn.Type, "nats") {
 			return Text{}, false
 		}
+	}
+	if f.Load != nil && f.Load.Lookup != nil {
+		return Text{}, false
 	}
 	switch {
 	case f.Save != nil && f.Save.Handoff.Value != "":

@@ -54,6 +54,7 @@ const (
 	// Of package node, which alone knows expressions and connectors; here for the one reference.
 	codeExpression = "KF4001"
 	codeConnector  = "KF4002"
+	codeSetting    = "KF4003"
 	codeScript     = "KF4005"
 )
 
@@ -127,5 +128,6 @@ var codes = []Code{
 	{codeOffer, Error, "function does not keep its word", "A function says with `offers` what it emits, and its body emits something else.", "Correct one of the two."},
 	{codeExpression, Error, "wrong expression", "An expression cannot be compiled: its syntax, a name that it does not know, or types that do not fit.", "See the reference of expressions."},
 	{codeConnector, Error, "connector cannot do it", "A connector's type has no side for this function in this build: it cannot save, or cannot load, or is not known.", "Use another type, or a node whose program has it."},
+	{codeSetting, Error, "wrong setting of a connector", "A connector's definition has a parameter that its type does not know or that is not of its kind, lacks one, or holds a secret in the open. Where no look-up of an enabled flow uses the connector only what looks misspelt is told, as a warning.", "Use the parameters of the connector's reference; write secrets as `${ENV:NAME}` or `${file:PATH}`."},
 	{codeScript, Error, "wrong script", "A script in JavaScript cannot be compiled, or defines no function handle.", "See the guide of scripts."},
 }

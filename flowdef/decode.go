@@ -593,7 +593,8 @@ func (d *decoder) function(root *node, body string) *Func {
 	}
 	if l := o.child("load"); l != nil {
 		f.Load = &LoadBody{Handoff: l.name("handoff"), From: l.from()}
-		l.table(f.Load)
+		l.table(f.Load, f.Option.Conn.Value)
+		l.lookupPlace(f)
 	}
 	if f.Save == nil && f.Mode == "Save" && f.Option.Conn.Value == "" {
 		f.Save = &Save{Retention: 7 * 24 * time.Hour}
@@ -740,6 +741,7 @@ func (d *decoder) connector(root *node, body string) *Conn {
 		Params: o.params("params"), Load: o.strs("load"), Save: o.strs("save"), Text: body,
 	}
 	o.strs("flow")
+	o.connectorPlaces(c)
 	c.ID = otherSpelling(o, root, "cname", "cid")
 	if c.Name == "" {
 		return nil

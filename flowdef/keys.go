@@ -157,9 +157,13 @@ var keys = []Key{
 	{Kind: "func", Path: "load.handoff", Type: typeName, Default: "source.name, else fname", Doc: "The hand-off whose rows join the flow at this step."},
 	{Kind: "func", Path: "load.from", Type: "beginning, now, a time, or how long ago", Default: "beginning", Doc: "Where a new Load starts in the hand-off, as entry.from. A time before the earliest row that is kept is a mistake of the flow, which says which one that is."},
 
-	{Kind: "func", Path: "load.as", Type: "stream or table", Default: "stream", Doc: "As a stream, the rows that are loaded go on from here. As a table, the latest one of each key is kept, and its fields are added to the rows that come from the step before."},
-	{Kind: "func", Path: "load.set", Type: "mapping of expressions", Default: "all fields that the row lacks", Doc: "Of a table: the fields that are added. They see `table`, which is null where it has no row of the key, and `row`."},
-	{Kind: "func", Path: "load.missing", Type: "pass, drop or dead_letter", Default: "pass", Doc: "Of a table: what becomes of a row whose key it does not have."},
+	{Kind: "func", Path: "load.as", Type: "stream, table or lookup", Default: "stream; lookup where option.cname names a connector other than nats", Doc: "As a stream, the rows that are loaded go on from here. As a table, the latest one of each key is kept, and its fields are added to the rows that come from the step before. As a lookup, the connector of `option.cname` is asked for each row that comes from the step before."},
+	{Kind: "func", Path: "load.set", Type: "mapping of expressions", Default: "all fields that the row lacks", Doc: "Of a table or a look-up: the fields that are added. They see `row`, and `table` or `found`, which is null where there is nothing of the key."},
+	{Kind: "func", Path: "load.missing", Type: "pass, drop or dead_letter", Default: "pass", Doc: "Of a table or a look-up: what becomes of a row whose key it does not have."},
+	{Kind: "func", Path: "load.key", Type: typeExpr, Default: "the must fields, joined by `:`", Doc: "Of a look-up: the key that is asked for, a text, a number or a truth value. Where it is null or empty there is nothing to be found."},
+	{Kind: "func", Path: "load.cache", Type: typeDuration, Default: "1m", Doc: "Of a look-up: how long what was found is used again. That there was nothing is remembered for a tenth of it, at most 30s. 0s: each batch asks. At most 30d."},
+	{Kind: "func", Path: "load.cache_size", Type: typeInt, Default: "10000", Doc: "Of a look-up: how many keys are remembered, at most 10000000; and no more than 256 MiB."},
+	{Kind: "func", Path: "load.timeout", Type: typeDuration, Default: "1s", Doc: "Of a look-up: how long one request may take, 1ms to 5m."},
 	{Kind: "func", Path: "version", Type: typeInt, Default: "none", Doc: "The version of the state's form, from 1 on. A state of an earlier version is migrated when its key is next used; a definition without a version had version 0."},
 	{Kind: "func", Path: "migrate", Type: "mapping of expressions", Default: "fields keep their values", Doc: "Fields of the state, made from a state of an earlier `version`, which is `state`. Where that fails the key keeps its state, and its rows are dead letters."},
 

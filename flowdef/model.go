@@ -223,12 +223,14 @@ func (d *decoder) model(o *object, f *Func) {
 }
 
 // table decodes what a Load says of a table.
-func (l *object) table(out *LoadBody) {
-	out.Table = l.word("as", "stream", "stream", "table") == "table"
+func (l *object) table(out *LoadBody, conn string) {
+	as := l.word("as", "", "stream", "table", "lookup")
+	out.Table = as == "table"
 	out.Set = l.emits("set")
 	out.Missing = l.word("missing", "", "pass", "drop", "dead_letter")
+	l.lookup(out, as, conn)
 	for _, name := range []string{"set", "missing"} {
-		if !out.Table && l.get(name) != nil {
+		if !out.Table && out.Lookup == nil && l.get(name) != nil {
 			l.d.report(l.vals[name].key.pos, codeBody, name+" is for a Load as a table", "as: table")
 		}
 	}

@@ -174,6 +174,7 @@ type LoadBody struct {
 	Set     []EmitField // of a table: fields that are added; nil: all that the row lacks
 	Missing string      // of a table: "", pass, drop or dead_letter
 	AsPos   Pos         // of as
+	Lookup  *Lookup     // as: lookup; else nil
 }
 
 // Conn is a definition of kind conn.
@@ -188,6 +189,9 @@ type Conn struct {
 	Load   []string
 	Save   []string
 	Text   string
+
+	TypePos, AddrsPos, KeyPos Pos
+	ParamList                 []ParamText // of Params, in the order of the file
 }
 
 // Global is a definition of kind global: the settings of a node.

@@ -94,6 +94,9 @@ func infer(spec Spec, in Shape, row *rowShape) (Contract, []Mistake) {
 		if spec.Load != nil && spec.Load.Table {
 			b.table(spec.Load)
 			out.Out = b.looked(spec.Load)
+		} else if spec.Load != nil && spec.Load.Lookup != nil {
+			b.lookup(spec.Load)
+			out.Out = b.looked(spec.Load)
 		}
 	case kis.Expand:
 		if spec.Expand == nil {

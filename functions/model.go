@@ -25,6 +25,8 @@ func traitsOf(s *Spec) kis.Traits {
 		t.Stateful, t.Timed = true, s.Join.Bounded
 	case s.Load != nil && s.Load.Table:
 		t.Stateful = true
+	case s.Load != nil && s.Load.Lookup != nil:
+		t.Many = true
 	}
 	return t
 }

@@ -41,6 +41,8 @@ func New(spec Spec) (kis.Function, []Mistake) {
 		fn.open = func(f *frame) (kis.Runner, error) { return &verifier{frame: f}, nil }
 		if spec.Load != nil && spec.Load.Table {
 			fn.open = b.table(spec.Load)
+		} else if spec.Load != nil && spec.Load.Lookup != nil {
+			fn.open = b.lookup(spec.Load)
 		}
 	}
 	b.versions(fn)

@@ -100,6 +100,7 @@ type Load struct {
 	Table   bool        // the latest row of each key is kept, and its fields are added to the rows of the stream
 	Set     []EmitField // of a table: the fields that are added; nil: all that the row lacks
 	Missing string      // of a table, where it has no row of the key: pass (also ""), drop or dead_letter
+	Lookup  *Lookup     // a place outside is asked for each row, in place of a table; Set and Missing are as there
 }
 
 // StateField is one field of a key's state.

@@ -38,7 +38,7 @@ func (n *Node) planOf(ctx context.Context, files []api.File) (api.Plan, *flowdef
 	for _, f := range files {
 		named[f.Name] = true
 	}
-	for _, m := range Lint(target, n.opt.Functions, true) {
+	for _, m := range lint(target, n.opt.Functions, true, n.connectors) {
 		if m.Severity == flowdef.Error || named[m.Pos.File] { // what was accepted before is not warned of again
 			mistakes = append(mistakes, m)
 		}

@@ -152,7 +152,7 @@ func (t *tracer) entries(f *flowdef.Flow) *rows {
 	}
 	if in == nil && !slices.ContainsFunc(f.Steps, func(s flowdef.Step) bool {
 		fn := t.set.Funcs[s.Function.Value]
-		return fn != nil && fn.Mode == string(kis.Load)
+		return fn != nil && fn.Mode == string(kis.Load) && (fn.Load == nil || fn.Load.Lookup == nil)
 	}) {
 		return &rows{Shape: functions.Shape{Open: true}} // fed by hand
 	}
@@ -195,6 +195,13 @@ func (t *tracer) entry(f *flowdef.Flow, i int) *rows {
 // load is what is known of the rows behind a Load: those from before it, and those of its hand-off.
 func (t *tracer) load(f *flowdef.Flow, i int, fn *flowdef.Func, now *rows) *rows {
 	handOff, ok := t.set.Handoff(fn)
+	if fn.Load != nil && fn.Load.Lookup != nil && !t.opaque(fn) {
+		if now == nil {
+			return nil
+		}
+		out, _ := t.step(f, i, fn, *now)
+		return &out
+	}
 	if t.opaque(fn) || !ok || handOff.Value == "" {
 		if now != nil {
 			t.step(f, i, fn, *now)

@@ -22,7 +22,7 @@ func (n *Node) startFlows(ctx context.Context, files *flowdef.Set) error {
 	target := n.set
 	if files != nil {
 		target = n.set.Overlay(files)
-		if err := Lint(target, n.opt.Functions, false).Errors().Err(); err != nil {
+		if err := lint(target, n.opt.Functions, false, n.connectors).Errors().Err(); err != nil {
 			return err
 		}
 	}

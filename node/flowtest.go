@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kisflow/kisflow/actors"
+	"github.com/kisflow/kisflow/connectors"
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/functions/script"
 	"github.com/kisflow/kisflow/kis"
@@ -28,6 +29,9 @@ type Trial struct {
 	flow    string // that is fed
 	subject string // of its entry
 	scripts *script.Pool
+
+	connectors *connectors.Host
+
 	read    map[outputPlace]bool // what Outputs has returned
 	letters map[string]bool      // ids that DeadLetters has returned
 }
@@ -40,9 +44,10 @@ type outputPlace struct {
 
 // TrialOptions tune a trial. The zero value is ready to use.
 type TrialOptions struct {
-	Functions []kis.Function // Go functions
-	Flow      string         // the one that is fed; "": the only one that takes events
-	Start     time.Time      // of the clock; default 2026-01-01 UTC
+	Functions  []kis.Function      // Go functions
+	Connectors []kis.ConnectorType // beside those that every node has
+	Flow       string              // the one that is fed; "": the only one that takes events
+	Start      time.Time           // of the clock; default 2026-01-01 UTC
 	// ScriptWorker is the program that runs scripts, as in Options; "": they run in this process, without a bound of
 	// their memory.
 	ScriptWorker string
@@ -68,7 +73,8 @@ func NewTrial(ctx context.Context, set *flowdef.Set, opt TrialOptions) (*Trial, 
 	}})
 	ports := actors.Ports{Streams: t.streams, Objects: memory.NewObjects(memory.Options{}), Logger: slog.New(slog.DiscardHandler)}
 	t.engine = actors.NewTrial(ports, statememory.New(), opt.Start, actors.Options{Partitions: 1, SnapshotBytes: 1 << 62, Owner: "test"})
-	pl := &planner{streams: t.streams, functions: make(map[string]kis.Function)}
+	t.connectors = connectors.NewHost(connectorTypes(nil, opt.Connectors)...)
+	pl := &planner{streams: t.streams, functions: make(map[string]kis.Function), connectors: t.connectors, lookups: new(lookupCounts)}
 	for _, f := range opt.Functions {
 		pl.functions[f.Name()] = f
 	}
@@ -115,6 +121,7 @@ func (t *Trial) Close() {
 	if t.scripts != nil {
 		t.scripts.Close()
 	}
+	_ = t.connectors.Close() // what it says changes nothing any more
 }
 
 // Now is the trial's time.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kisflow/kisflow/actors"
+	"github.com/kisflow/kisflow/connectors"
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/functions/script"
 	"github.com/kisflow/kisflow/kis"
@@ -64,7 +65,9 @@ func (m InMemory) Run(ctx context.Context, set *flowdef.Set) (report InMemoryRep
 		logNext: 1 << 40}
 	scripts := script.NewPool(script.PoolOptions{Program: m.ScriptWorker, Log: m.Log})
 	defer scripts.Close()
-	pl := &planner{streams: s, functions: make(map[string]kis.Function), scripts: scripts}
+	host := connectors.NewHost(ConnectorTypes()...)
+	defer host.Close() // what it says changes nothing any more
+	pl := &planner{streams: s, functions: make(map[string]kis.Function), scripts: scripts, connectors: host, lookups: new(lookupCounts)}
 	if m.ScriptWorker == "" {
 		pl.scripts = script.InProcess(nil)
 	}
@@ -130,7 +133,7 @@ func (m InMemory) subject(set *flowdef.Set) (string, error) {
 		}
 		loads := slices.ContainsFunc(def.Steps, func(s flowdef.Step) bool {
 			fn := set.Funcs[s.Function.Value]
-			return fn != nil && fn.Mode == string(kis.Load)
+			return fn != nil && fn.Mode == string(kis.Load) && (fn.Load == nil || fn.Load.Lookup == nil)
 		})
 		switch {
 		case len(def.Entries) > 0:

@@ -32,6 +32,11 @@ func modelOf(def *flowdef.Func, s *functions.Spec, emit func([]flowdef.EmitField
 	if l := def.Load; l != nil && l.Table {
 		s.Load = &functions.Load{Table: true, Set: emit(l.Set), Missing: l.Missing}
 	}
+	if l := def.Load; l != nil && l.Lookup != nil && !keyless(def) {
+		k := l.Lookup
+		s.Load = &functions.Load{Set: emit(l.Set), Missing: l.Missing, Lookup: &functions.Lookup{Key: k.Key.Value, Cache: k.Cache, CacheSize: k.CacheSize,
+			Timeout: k.Timeout, Where: "connector " + def.Option.Conn.Value}}
+	}
 }
 
 // modelText finds the text that a mistake's path names in what modelOf has added. part is the path, rest what is
@@ -88,6 +93,9 @@ func modelText(def *flowdef.Func, part []string, rest string, emit func([]flowde
 		}
 		if name == "set" {
 			return emit(l.Set, rest), true
+		}
+		if name == "key" && l.Lookup != nil {
+			return l.Lookup.Key, true
 		}
 		return at(l.AsPos)
 	}

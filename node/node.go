@@ -19,6 +19,7 @@ import (
 
 	"github.com/kisflow/kisflow/actors"
 	"github.com/kisflow/kisflow/api"
+	"github.com/kisflow/kisflow/connectors"
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/functions/script"
 	"github.com/kisflow/kisflow/kis"
@@ -45,6 +46,8 @@ type Node struct {
 	metrics *metrics
 	planner *planner
 	scripts *script.Pool
+
+	connectors *connectors.Host
 
 	http     []*http.Server
 	listener net.Listener
@@ -173,7 +176,9 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	n.system = actors.NewSystem(n.streams, n.objects, n.db, n.log, n.meter,
 		actors.Options{Partitions: o.Partitions, CacheBytes: perPartition, Owner: owner()})
 	n.scripts = script.NewPool(script.PoolOptions{Program: o.ScriptWorker, Log: n.log.With("part", "scripts")})
-	n.planner = &planner{streams: n.streams, functions: make(map[string]kis.Function), scripts: n.scripts, client: n.conn.Client()}
+	n.connectors = connectors.NewHost(connectorTypes(n.conn.Client(), o.Connectors)...)
+	n.planner = &planner{streams: n.streams, functions: make(map[string]kis.Function), scripts: n.scripts, client: n.conn.Client(),
+		connectors: n.connectors, lookups: new(lookupCounts)}
 	for _, f := range o.Functions {
 		if n.planner.functions[f.Name()] != nil {
 			return nil, fmt.Errorf("function %s is registered twice", f.Name())
@@ -414,6 +419,9 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	if n.scripts != nil {
 		n.scripts.Close()
+	}
+	if n.connectors != nil {
+		errs = append(errs, n.connectors.Close())
 	}
 	for _, s := range n.http {
 		errs = append(errs, s.Shutdown(ctx))

@@ -43,8 +43,9 @@ type Options struct {
 	// it. Empty: flows with scripts are refused. Main names the program itself.
 	ScriptWorker string
 
-	Functions []kis.Function
-	LogOutput io.Writer // default os.Stderr
+	Functions  []kis.Function
+	Connectors []kis.ConnectorType // beside those that every node has; a name that is taken is refused
+	LogOutput  io.Writer           // default os.Stderr
 
 	meter *actors.Meter // nil: the node's own
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/kisflow/kisflow/actors"
+	"github.com/kisflow/kisflow/connectors"
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/functions"
 	"github.com/kisflow/kisflow/functions/script"
@@ -25,10 +26,16 @@ import (
 const (
 	codeExpression = "KF4001" // an expression is wrong
 	codeConnector  = "KF4002" // the connector's type has no such side in this build
+	codeSetting    = "KF4003" // a setting of a connector does not fit its type
 )
 
 // Lint checks definitions completely: what flowdef finds, every expression, and the fields of the rows along the flows.
 func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mistakes {
+	return lint(set, goFunctions, mustRun, connectors.NewHost(ConnectorTypes()...))
+}
+
+// lint is Lint for a program with connectors of its own.
+func lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool, host *connectors.Host) flowdef.Mistakes {
 	known := make(map[string]bool)
 	for _, f := range goFunctions {
 		known[f.Name()] = true
@@ -46,7 +53,8 @@ func Lint(set *flowdef.Set, goFunctions []kis.Function, mustRun bool) flowdef.Mi
 			mistakes = append(mistakes, m)
 		}
 	}
-	mistakes = append(mistakes, lintConnectors(set, known, mustRun)...)
+	mistakes = append(mistakes, lintConnectors(set, known, mustRun, host)...)
+	mistakes = append(mistakes, lintSettings(set, known, host)...)
 	mistakes.Sort()
 	return mistakes
 }
@@ -78,7 +86,7 @@ func lintExpressions(set *flowdef.Set, known map[string]bool) (mistakes flowdef.
 
 // lintConnectors finds the Saves and Loads of enabled flows that this build has no connector for. They are
 // mistakes for a node that is to run them, and warnings for a reader.
-func lintConnectors(set *flowdef.Set, known map[string]bool, mustRun bool) flowdef.Mistakes {
+func lintConnectors(set *flowdef.Set, known map[string]bool, mustRun bool, host *connectors.Host) flowdef.Mistakes {
 	var mistakes flowdef.Mistakes
 	said := make(map[string]bool)
 	for _, flow := range set.Flows {
@@ -90,8 +98,14 @@ func lintConnectors(set *flowdef.Set, known map[string]bool, mustRun bool) flowd
 			if _, ok := set.Handoff(fn); ok || set.Conns[fn.Option.Conn.Value] == nil {
 				continue
 			}
+			wrong := connectorMissing(set, fn)
+			if _, ok := lookupOf(set, fn, host); ok && !keyless(fn) {
+				continue
+			} else if ok {
+				wrong = noKey(fn)
+			}
 			said[fn.Name] = true
-			m := flowdef.NewMistake(fn.Option.Conn.Pos, codeConnector, connectorMissing(set, fn).Error(), "")
+			m := flowdef.NewMistake(fn.Option.Conn.Pos, codeConnector, wrong.Error(), "")
 			if !mustRun {
 				m.Severity = flowdef.Warning
 			}
@@ -214,6 +228,9 @@ type planner struct {
 	functions map[string]kis.Function
 	scripts   script.Host
 	client    *nats.Conn // for remote functions; nil: there is no NATS
+
+	connectors *connectors.Host
+	lookups    *lookupCounts
 }
 
 // starts says where a flow began to read its inputs when it was new; the catalog keeps it.
@@ -408,7 +425,11 @@ func (pl *planner) step(ctx context.Context, set *flowdef.Set, flow *flowdef.Flo
 	case "park_key":
 		s.OnError = actors.ParkKey
 	}
-	var err error
+	f, looks, err := pl.lookup(set, flow.Name, def, fn, &s)
+	if looks {
+		s.Function = f
+		return s, err
+	}
 	if s.Function, err = pl.function(set, fn); err != nil {
 		return s, err
 	}
