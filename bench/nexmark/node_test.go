@@ -64,10 +64,13 @@ type running struct {
 	js       jetstream.JetStream
 }
 
-// logTo writes a node's log into the test's.
+// logTo writes a node's log into the test's. What the race detector finds in the node is the test's failure.
 type logTo struct{ t *testing.T }
 
 func (l logTo) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("WARNING: DATA RACE")) || bytes.Contains(b, []byte("panic: ")) {
+		l.t.Fail()
+	}
 	l.t.Logf("node: %s", bytes.TrimRight(b, "\n"))
 	return len(b), nil
 }
