@@ -26,6 +26,7 @@ release: ## Build static binaries without paths of this machine.
 # Everything, with the race detector; that needs a C compiler, and where there is none the tests run without it.
 # TESTFLAGS adds flags: make test TESTFLAGS='-run Crash'.
 test: build ## Run all tests with the race detector; the last line counts them.
+	@internal/tools/servers.sh
 	@race=-race; if ! command -v "$$($(GO) env CC)" >/dev/null; then race=; echo "no C compiler: WITHOUT the race detector"; fi; \
 	set -x; $(GO) test $$race -timeout 15m -json $(TESTFLAGS) $(PACKAGES) | $(GO) run ./internal/testreport
 

@@ -104,7 +104,7 @@ func TestAuthorize(t *testing.T) {
 	}})
 	for _, r := range api.Routes() {
 		asked = ""
-		path := strings.NewReplacer("{flow}", "OrderTotals", "{step}", "totals", "{id}", "x", "{revision}", "1").Replace(r.Path)
+		path := strings.NewReplacer("{flow}", "OrderTotals", "{step}", "totals", "{id}", "x", "{revision}", "1", "{connector}", "c").Replace(r.Path)
 		status, _, body := request(t, r.Method, url+path, "{}", "Content-Type", "application/json")
 		if status != http.StatusForbidden || asked != r.Permission || !strings.Contains(body, `"code":"forbidden","message":"you may not"`) {
 			t.Errorf("%s %s: %d, asked for %q: %s", r.Method, path, status, asked, body)
@@ -123,6 +123,7 @@ func TestShapes(t *testing.T) {
 		{"GET", "flows?limit=1", ""},
 		{"GET", "functions?limit=2", ""},
 		{"GET", "connectors", ""},
+		{"POST", "connectors/%E6%B5%8B%E8%AF%95KisConnector_1/test", ""},
 		{"GET", "flows/OrderTotals", ""},
 		{"GET", "flows/%E7%94%A8%E6%88%B7%E8%AE%A2%E5%8D%95", ""},
 		{"GET", "lag", ""},
@@ -197,18 +198,20 @@ func TestClient(t *testing.T) {
 	near, far := apitest.New(), apitest.New()
 	client, _ := start(t, far, api.Options{})
 	calls := map[string]func(api.Backend) (any, error){
-		"Status":     func(b api.Backend) (any, error) { return b.Status(ctx) },
-		"Doctor":     func(b api.Backend) (any, error) { return b.Doctor(ctx) },
-		"Flows":      func(b api.Backend) (any, error) { return b.Flows(ctx, api.Page{Limit: 1, After: "1"}) },
-		"Functions":  func(b api.Backend) (any, error) { return b.Functions(ctx, api.Page{Limit: 100}) },
-		"Connectors": func(b api.Backend) (any, error) { return b.Connectors(ctx, api.Page{Limit: 100}) },
-		"Graph":      func(b api.Backend) (any, error) { return b.Graph(ctx) },
-		"Flow":       func(b api.Backend) (any, error) { return b.Flow(ctx, "用户订单") },
-		"Flow none":  func(b api.Backend) (any, error) { return b.Flow(ctx, "a/b c?d#%") },
-		"Flow dots":  func(b api.Backend) (any, error) { return b.Flow(ctx, "..") },
-		"Lag":        func(b api.Backend) (any, error) { return b.Lag(ctx, "OrderTotals", api.Page{Limit: 5}) },
-		"State":      func(b api.Backend) (any, error) { return b.State(ctx, "OrderTotals", "totals", []string{"userid=2"}) },
-		"State none": func(b api.Backend) (any, error) { return b.State(ctx, "OrderTotals", "totals", []string{"userid=9"}) },
+		"Status":             func(b api.Backend) (any, error) { return b.Status(ctx) },
+		"Doctor":             func(b api.Backend) (any, error) { return b.Doctor(ctx) },
+		"Flows":              func(b api.Backend) (any, error) { return b.Flows(ctx, api.Page{Limit: 1, After: "1"}) },
+		"Functions":          func(b api.Backend) (any, error) { return b.Functions(ctx, api.Page{Limit: 100}) },
+		"Connectors":         func(b api.Backend) (any, error) { return b.Connectors(ctx, api.Page{Limit: 100}) },
+		"TestConnector":      func(b api.Backend) (any, error) { return b.TestConnector(ctx, "测试KisConnector_1") },
+		"TestConnector none": func(b api.Backend) (any, error) { return b.TestConnector(ctx, "nobody/..") },
+		"Graph":              func(b api.Backend) (any, error) { return b.Graph(ctx) },
+		"Flow":               func(b api.Backend) (any, error) { return b.Flow(ctx, "用户订单") },
+		"Flow none":          func(b api.Backend) (any, error) { return b.Flow(ctx, "a/b c?d#%") },
+		"Flow dots":          func(b api.Backend) (any, error) { return b.Flow(ctx, "..") },
+		"Lag":                func(b api.Backend) (any, error) { return b.Lag(ctx, "OrderTotals", api.Page{Limit: 5}) },
+		"State":              func(b api.Backend) (any, error) { return b.State(ctx, "OrderTotals", "totals", []string{"userid=2"}) },
+		"State none":         func(b api.Backend) (any, error) { return b.State(ctx, "OrderTotals", "totals", []string{"userid=9"}) },
 		"State wrong": func(b api.Backend) (any, error) {
 			return b.State(ctx, "OrderTotals", "totals", []string{"a=b", "c=d&e"})
 		},

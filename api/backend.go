@@ -21,6 +21,9 @@ type Backend interface {
 	Flows(ctx context.Context, page Page) (List[FlowSummary], error)
 	Functions(ctx context.Context, page Page) (List[Function], error)
 	Connectors(ctx context.Context, page Page) (List[Connector], error)
+	// TestConnector tries whether the place of a connector is there and lets the node in: ok, or failed with a detail
+	// of one line. An unknown connector is ErrNotFound.
+	TestConnector(ctx context.Context, name string) (Check, error)
 	// Flow describes a flow, or ErrNotFound.
 	Flow(ctx context.Context, name string) (Flow, error)
 

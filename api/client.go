@@ -193,6 +193,11 @@ func (c *Client) Flows(ctx context.Context, page Page) (List[FlowSummary], error
 	return get[List[FlowSummary]](ctx, c, path("flows"), page.query())
 }
 
+// TestConnector implements Backend.
+func (c *Client) TestConnector(ctx context.Context, name string) (Check, error) {
+	return post[Check](ctx, c, path("connectors", name, "test"), nil)
+}
+
 // Functions implements Backend.
 func (c *Client) Functions(ctx context.Context, page Page) (List[Function], error) {
 	return get[List[Function]](ctx, c, path("functions"), page.query())

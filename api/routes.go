@@ -60,6 +60,11 @@ func Routes() []Route {
 		{Method: "GET", Path: "/api/v1/connectors", Permission: PermitRead, Query: pageQuery, Timeout: quick,
 			Answer: "List of Connector", Doc: "the connectors",
 			handle: func(ctx context.Context, b Backend, r *request) (any, error) { return b.Connectors(ctx, r.page) }},
+		{Method: "POST", Path: "/api/v1/connectors/{connector}/test", Permission: PermitOperate, Timeout: quick,
+			Answer: "Check", Doc: "try whether a connector's place is there and lets the node in",
+			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
+				return b.TestConnector(ctx, r.PathValue("connector"))
+			}},
 		{Method: "GET", Path: "/api/v1/flows/{flow}", Permission: PermitRead, Timeout: quick,
 			Answer: "Flow", Doc: "a flow in full",
 			handle: func(ctx context.Context, b Backend, r *request) (any, error) { return b.Flow(ctx, r.PathValue("flow")) }},

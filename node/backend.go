@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -283,6 +284,25 @@ func (n *Node) Connectors(_ context.Context, page api.Page) (api.List[api.Connec
 		all = append(all, out)
 	}
 	return paged(all, func(c api.Connector) string { return c.Name }, page), nil
+}
+
+// TestConnector implements api.Backend.
+func (n *Node) TestConnector(ctx context.Context, name string) (api.Check, error) {
+	n.mu.Lock()
+	conn, names := n.set.Conns[name], slices.Sorted(maps.Keys(n.set.Conns))
+	n.mu.Unlock()
+	if conn == nil {
+		have := "there are none"
+		if len(names) > 0 {
+			have = "there are " + strings.Join(names, ", ")
+		}
+		return api.Check{}, api.Errorf(api.ErrNotFound, "no connector %q; %s", name, have)
+	}
+	c := api.Check{Name: name, Result: api.ResultOK, Detail: "it is there and lets the node in"}
+	if why := testConnector(ctx, n.connectors, conn); why != "" {
+		c.Result, c.Detail = api.ResultFailed, why
+	}
+	return c, nil
 }
 
 // Flow implements api.Backend.

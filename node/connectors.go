@@ -32,6 +32,19 @@ func connectorTypes(client *natsclient.Conn, own []kis.ConnectorType) []kis.Conn
 	return append([]kis.ConnectorType{connats.Type(client), redis.Type(), http.Type(), file.Type()}, own...)
 }
 
+// twiceNamed says which type of a program's own is there already.
+func twiceNamed(own []kis.ConnectorType) error {
+	names := make(map[string]bool)
+	for _, t := range connectorTypes(nil, own) {
+		name := strings.ToLower(t.Name())
+		if names[name] {
+			return fmt.Errorf("connector type %s is registered twice", t.Name())
+		}
+		names[name] = true
+	}
+	return nil
+}
+
 // definitionOf is a connector's definition as package connectors takes it.
 func definitionOf(c *flowdef.Conn) connectors.Definition {
 	return connectors.Definition{Name: c.Name, Type: c.Type, Addrs: c.Addrs, Key: c.Key, Params: c.Params}

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/kisflow/kisflow/actors"
+	"github.com/kisflow/kisflow/functions"
 )
 
 // metrics are the node's for Prometheus. Counters are read from the engine when they are asked for; only the
@@ -105,12 +106,13 @@ var (
 	metricStateBytes  = describe("kisflow_state_disk_bytes", "Bytes of the store of states on disk.", prometheus.GaugeValue)
 	metricWorkers     = describe("kisflow_script_workers", "Worker processes for scripts.", prometheus.GaugeValue)
 	metricKilled      = describe("kisflow_script_workers_killed_total", "Workers for scripts that died, or had to be killed, over a row.", prometheus.CounterValue)
+	metricLookups     = describe("kisflow_lookup_total", "Rows of a look-up by what became of their key: found or missing when the connector was asked, cached, error.", prometheus.CounterValue, "flow", "step", "result")
 	metricDataTotal   = describe("kisflow_data_total", "Source rows of all flows.", prometheus.CounterValue)
 	metricFlowData    = describe("flow_data_total", "Source rows of a flow.", prometheus.GaugeValue, "flow_name")
 	metricFlowCount   = describe("flow_schedule_cnts", "Batches of a flow.", prometheus.GaugeValue, "flow_name")
 	metricFuncCount   = describe("func_schedule_cnts", "Calls of a function.", prometheus.GaugeValue, "func_name", "func_mode")
 	metricDescribable = []metric{metricCalls, metricRows, metricOut, metricErrors, metricSetAside, metricDropped, metricWaited, metricSent, metricTimers, metricExpired, metricWatermark, metricLag,
-		metricWaiting, metricDead, metricKeys, metricPartitions, metricRecovery, metricLive, metricLiveBytes, metricStateBytes, metricWorkers, metricKilled, metricDataTotal, metricFlowData, metricFlowCount, metricFuncCount}
+		metricWaiting, metricDead, metricKeys, metricPartitions, metricRecovery, metricLive, metricLiveBytes, metricStateBytes, metricWorkers, metricKilled, metricLookups, metricDataTotal, metricFlowData, metricFlowCount, metricFuncCount}
 )
 
 // Describe implements prometheus.Collector.
@@ -154,6 +156,14 @@ func (c *engineCollector) Collect(ch chan<- prometheus.Metric) {
 	put(metricLive, float64(live))
 	put(metricLiveBytes, float64(bytes))
 	put(metricStateBytes, float64(c.n.diskBytes()))
+	if c.n.planner != nil {
+		c.n.planner.lookups.each(func(flow, step string, l *functions.LookupCounts) {
+			put(metricLookups, float64(l.Found.Load()), flow, step, "found")
+			put(metricLookups, float64(l.Missing.Load()), flow, step, "missing")
+			put(metricLookups, float64(l.Cached.Load()), flow, step, "cached")
+			put(metricLookups, float64(l.Errors.Load()), flow, step, "error")
+		})
+	}
 	if c.n.scripts != nil {
 		workers, killed := c.n.scripts.Stats()
 		put(metricWorkers, float64(workers))

@@ -25,7 +25,7 @@ kistype: flow
 status: 1
 flow_name: Orders
 entry: {subject: orders}
-flows: [{fname: Totals}, {fname: Send}]
+flows: [{fname: Totals}, {fname: Name}, {fname: Send}]
 ---
 kistype: func
 fname: Totals
@@ -38,6 +38,18 @@ kistype: func
 fname: Send
 fmode: Expand
 expand: {subject: totals}
+---
+kistype: func
+fname: Name
+fmode: Load
+option: {cname: users}
+load: {key: row.userid}
+---
+kistype: conn
+cname: users
+type: file
+addrs: DIR/users.csv
+key: id
 `
 
 // family is what a scrape tells of a metric.
@@ -50,8 +62,10 @@ type family struct {
 func TestMetricsReference(t *testing.T) {
 	dir := t.TempDir()
 	flows := filepath.Join(dir, "flows.yaml")
-	if err := os.WriteFile(flows, []byte(metricsFlow), 0o644); err != nil {
-		t.Fatal(err)
+	for path, text := range map[string]string{flows: strings.ReplaceAll(metricsFlow, "DIR", dir), filepath.Join(dir, "users.csv"): "id,name\n1,Ada\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	n, err := Start(context.Background(), Options{Data: filepath.Join(dir, "data"), Flows: []string{flows}, Listen: "127.0.0.1:0",
 		NATSListen: "127.0.0.1:0", Durability: "process", LogOutput: io.Discard})

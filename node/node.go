@@ -176,6 +176,9 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	n.system = actors.NewSystem(n.streams, n.objects, n.db, n.log, n.meter,
 		actors.Options{Partitions: o.Partitions, CacheBytes: perPartition, Owner: owner()})
 	n.scripts = script.NewPool(script.PoolOptions{Program: o.ScriptWorker, Log: n.log.With("part", "scripts")})
+	if err := twiceNamed(o.Connectors); err != nil {
+		return nil, err
+	}
 	n.connectors = connectors.NewHost(connectorTypes(n.conn.Client(), o.Connectors)...)
 	n.planner = &planner{streams: n.streams, functions: make(map[string]kis.Function), scripts: n.scripts, client: n.conn.Client(),
 		connectors: n.connectors, lookups: new(lookupCounts)}

@@ -144,7 +144,7 @@ func (o Options) logger() *slog.Logger {
 func Command(functions ...kis.Function) *cobra.Command { return command("", functions) }
 
 // command is Command for a process whose program can be a worker for scripts, if worker names it.
-func command(worker string, functions []kis.Function) *cobra.Command {
+func command(worker string, functions []kis.Function, connectors ...kis.ConnectorType) *cobra.Command {
 	var o Options
 	var config string
 	c := &cobra.Command{
@@ -168,7 +168,7 @@ func command(worker string, functions []kis.Function) *cobra.Command {
 				}
 				o = o.under(set.Global)
 			}
-			o.Functions, o.ScriptWorker = functions, worker
+			o.Functions, o.Connectors, o.ScriptWorker = functions, connectors, worker
 			return Run(c.Context(), o)
 		},
 	}
@@ -191,9 +191,18 @@ func command(worker string, functions []kis.Function) *cobra.Command {
 
 // Main runs kisnode with Go functions beside those that are described in YAML, and ends the process. A
 // program of one's own is a main that calls it: node.Main(kis.Keyed("reward", reward)).
-func Main(functions ...kis.Function) {
+func Main(functions ...kis.Function) { Program{Functions: functions}.Main() }
+
+// Program is a kisnode with code of one's own.
+type Program struct {
+	Functions  []kis.Function      // beside those that are described in YAML
+	Connectors []kis.ConnectorType // beside those that every node has
+}
+
+// Main runs the program, and ends the process.
+func (p Program) Main() {
 	Worker()
-	if err := command(ownProgram(), functions).ExecuteContext(signalContext()); err != nil {
+	if err := command(ownProgram(), p.Functions, p.Connectors...).ExecuteContext(signalContext()); err != nil {
 		fmt.Fprintln(os.Stderr, "kisnode: "+strings.TrimRight(err.Error(), "\n"))
 		os.Exit(1)
 	}

@@ -248,6 +248,21 @@ func (b *Backend) Connectors(ctx context.Context, p api.Page) (api.List[api.Conn
 	return page(b.conns, p)
 }
 
+// TestConnector implements api.Backend: each connector that there is is out of reach.
+func (b *Backend) TestConnector(ctx context.Context, name string) (api.Check, error) {
+	unlock, err := b.begin(ctx, "TestConnector")
+	if err != nil {
+		return api.Check{}, err
+	}
+	defer unlock()
+	for _, c := range b.conns {
+		if c.Name == name {
+			return api.Check{Name: name, Result: api.ResultFailed, Detail: "dial tcp " + c.Addrs + ": connection refused"}, nil
+		}
+	}
+	return api.Check{}, api.Errorf(api.ErrNotFound, "no connector %q", name)
+}
+
 // Flow implements api.Backend.
 func (b *Backend) Flow(ctx context.Context, name string) (api.Flow, error) {
 	unlock, err := b.begin(ctx, "Flow")

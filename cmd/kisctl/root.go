@@ -61,7 +61,7 @@ func newRoot(a *app) *cobra.Command {
 		newLint(a), newGraph(a), newApply(a), newGet(a), newDescribe(a),
 		newFlow(a), newRollback(a), newShadow(a),
 		newSetFlow(a, api.ActionPause), newSetFlow(a, api.ActionResume), newSetFlow(a, api.ActionDelete),
-		newPublish(a), newTail(a), newRun(a), newTest(a), newState(a), newDeadLetters(a), newLag(a), newStatus(a), newDoctor(a), newVersion(a),
+		newPublish(a), newTail(a), newRun(a), newTest(a), newState(a), newDeadLetters(a), newLag(a), newStatus(a), newDoctor(a), newConnector(a), newVersion(a),
 		newBench(a),
 	)
 	group(root)

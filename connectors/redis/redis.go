@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
@@ -67,8 +68,17 @@ func (redisType) Open(spec kis.ConnectorSpec) (kis.Connector, error) {
 	if spec.Settings.Bool("tls") {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
+	quiet.Do(func() { redis.SetLogger(silent{}) })
 	return &store{client: redis.NewUniversalClient(o), prefix: spec.Key, mode: spec.Settings.Text("mode")}, nil
 }
+
+// quiet has the client write nothing to standard error beside the node's log: whatever it would say there is an
+// error of ours.
+var quiet sync.Once
+
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
 
 // store is a Redis.
 type store struct {
@@ -91,7 +101,10 @@ func (s *store) Find(ctx context.Context, keys []string, found []kis.Found) erro
 			cmds[i] = pipe.Get(ctx, s.prefix+key)
 		}
 	}
-	_, _ = pipe.Exec(ctx) // each command has its own error
+	// A connection that cannot be made is the error of Exec alone: the commands know nothing of it.
+	if _, err := pipe.Exec(ctx); err != nil && !slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() == err }) {
+		return err
+	}
 	for i, cmd := range cmds {
 		err := cmd.Err()
 		switch {
