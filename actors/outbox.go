@@ -94,8 +94,19 @@ type envelope struct {
 
 // handOff puts a row into the envelope for the partition that its key belongs to.
 func (p *Partition) handOff(w *work, s *step, to int, row *kis.Row, meta *kis.Meta, jumps int) {
-	subject := handOffSubject(p.flow.Name, s.stage, to, p.stage, p.number)
-	p.handTo(w, s, p.target(subject, HandOffStream(p.flow.Name), false), row, meta, jumps)
+	p.handTo(w, s, p.handOffTarget(s, to), row, meta, jumps)
+}
+
+// handOffTarget is where rows for a partition of a step's stage go.
+func (p *Partition) handOffTarget(s *step, to int) *target {
+	if s.handOffs == nil {
+		s.handOffs = make([]*target, p.opt.Partitions)
+	}
+	if s.handOffs[to] == nil {
+		subject := handOffSubject(p.flow.Name, s.stage, to, p.stage, p.number)
+		s.handOffs[to] = p.target(subject, HandOffStream(p.flow.Name), false)
+	}
+	return s.handOffs[to]
 }
 
 // saveRow puts a row into the envelope of a Save's hand-off.
@@ -110,8 +121,15 @@ func (p *Partition) saveRow(w *work, s *step, row *kis.Row, meta *kis.Meta) {
 		m.Passes = passes
 		meta = &m
 	}
-	subject := saveSubject(s.Save, p.flow.Name, p.stage, p.number)
-	p.handTo(w, s, p.target(subject, SaveStream(s.Save), false), row, meta, 0)
+	p.handTo(w, s, p.saveTarget(s), row, meta, 0)
+}
+
+// saveTarget is where the rows of a step's Save go.
+func (p *Partition) saveTarget(s *step) *target {
+	if s.saved == nil {
+		s.saved = p.target(saveSubject(s.Save, p.flow.Name, p.stage, p.number), SaveStream(s.Save), false)
+	}
+	return s.saved
 }
 
 func (p *Partition) handTo(w *work, s *step, t *target, row *kis.Row, meta *kis.Meta, jumps int) {

@@ -174,7 +174,10 @@ type step struct {
 	call    kis.Call
 	version uint32 // of its states' form
 	busy    bool   // its call is in use further up
-	meter   *StepMeter
+	// Where its rows go that leave the partition, by receiver, and what it saves; known from the first row on.
+	handOffs []*target
+	saved    *target
+	meter    *StepMeter
 }
 
 // NewPartition makes a partition of a flow's stage; Open readies it.

@@ -372,6 +372,9 @@ func (p *Partition) rebuild(ctx context.Context, own uint64, progress Progress) 
 func (p *Partition) reset() {
 	p.meta = proto.Meta{}
 	p.targets, p.targeted = make(map[string]*target), nil
+	for i := range p.steps {
+		p.steps[i].handOffs, p.steps[i].saved = nil, nil
+	}
 	p.instances.clear()
 }
 

@@ -397,8 +397,7 @@ func (p *Partition) tell(w *work) {
 			continue
 		}
 		for to := range p.opt.Partitions {
-			subject := handOffSubject(p.flow.Name, s.stage, to, p.stage, p.number)
-			if e := envelopeTo(p.target(subject, HandOffStream(p.flow.Name), false)); e != nil {
+			if e := envelopeTo(p.handOffTarget(s, to)); e != nil {
 				e.message.Watermarks = append(e.message.Watermarks, &proto.Watermark{Step: s.Name, Time: at})
 			}
 		}
@@ -412,8 +411,7 @@ func (p *Partition) tell(w *work) {
 		if at == unknown {
 			continue
 		}
-		subject := saveSubject(s.Save, p.flow.Name, p.stage, p.number)
-		if e := envelopeTo(p.target(subject, SaveStream(s.Save), false)); e != nil {
+		if e := envelopeTo(p.saveTarget(s)); e != nil {
 			e.message.Peers = uint32(p.opt.Partitions)
 			e.message.Watermarks = append(e.message.Watermarks, &proto.Watermark{Time: at})
 			t.told[s.Name+"\x00\x00save"] = at // one subject: who reads it has been told with these rows
