@@ -195,6 +195,7 @@ type pack struct {
 // packOutputs puts the outputs that are to be packed into messages, a line each.
 func (p *Partition) packOutputs(w *work) {
 	limit := min(packBytes, p.room())
+	left, one := w.toPack()
 	kept := w.outs[:0]
 	for _, o := range w.outs {
 		if !o.pack {
@@ -208,7 +209,11 @@ func (p *Partition) packOutputs(w *work) {
 			}
 		}
 		if k == nil || k.rows >= packRows || len(k.lines)+len(o.payload) >= limit {
-			w.packs = append(w.packs, pack{out: len(kept), lines: make([]byte, 0, 4<<10)})
+			size := 4 << 10
+			if one { // all of it is for the same place, so how much comes is known
+				size = min(left, limit+len(o.payload)+1)
+			}
+			w.packs = append(w.packs, pack{out: len(kept), lines: make([]byte, 0, size)})
 			k = &w.packs[len(w.packs)-1]
 			kept = append(kept, o)
 			p.steps[0].meter.send()
@@ -217,11 +222,30 @@ func (p *Partition) packOutputs(w *work) {
 		}
 		k.lines = append(k.lines, o.payload...)
 		k.rows++
+		left -= len(o.payload) + 1
 	}
 	w.outs = kept
 	for i := range w.packs {
 		w.outs[w.packs[i].out].payload = w.packs[i].lines
 	}
+}
+
+// toPack is how many bytes of lines are to be packed, and whether all of them are for one subject.
+func (w *work) toPack() (bytes int, one bool) {
+	var first *out
+	one = true
+	for i := range w.outs {
+		o := &w.outs[i]
+		if !o.pack {
+			continue
+		}
+		bytes += len(o.payload) + 1
+		if first == nil {
+			first = o
+		}
+		one = one && o.target == first.target && o.subject == first.subject && o.passes == first.passes
+	}
+	return bytes, one
 }
 
 // record turns a batch into its commit record. It encodes the changed states, and gives the outputs their
