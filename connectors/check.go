@@ -173,22 +173,26 @@ func nearest(word string, known []string) string {
 	return best
 }
 
-// distance is how many characters must be put in, taken out or changed to make one word of the other.
+// distance is how many characters must be put in, taken out, changed or swapped with the next one to make one word of
+// the other.
 func distance(a, b []rune) int {
+	var older, old []int
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range a {
-		before := row[0]
+		older, old, row = old, row, make([]int, len(b)+1)
 		row[0] = i + 1
 		for j := range b {
-			cost := before
+			change := old[j]
 			if a[i] != b[j] {
-				cost++
+				change++
 			}
-			before = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+			row[j+1] = min(change, row[j]+1, old[j+1]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], older[j-1]+1)
+			}
 		}
 	}
 	return row[len(b)]

@@ -67,6 +67,7 @@ func TestCheck(t *testing.T) {
 		{"good", "h:1", map[string]string{"mode": "hash", "password": "${ENV:X}", "db": "1", "wait": "1d", "tls": "true"}, ""},
 		{"no address", "", nil, "a connector of type double needs addrs; addrs: where"},
 		{"misspelt", "h", map[string]string{"pasword": "${ENV:X}"}, `a connector of type double has no parameter "pasword"; did you mean "password"?`},
+		{"swapped", "h", map[string]string{"moed": "json"}, `did you mean "mode"?`},
 		{"unknown", "h", map[string]string{"args1": "x"}, `has no parameter "args1"; known: mode, password, db, wait, tls`},
 		{"word", "h", map[string]string{"mode": "hassh"}, `mode is "hassh"; it must be one of json, hash; did you mean "hash"?`},
 		{"open secret", "h", map[string]string{"password": "x"}, "password is a secret and stands here in the open"},
