@@ -2,6 +2,7 @@ package connectors
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -37,8 +38,9 @@ func (f Fault) Error() string {
 	return f.Message + "; " + f.Hint
 }
 
-// Check compares a definition with the schema of its type. It asks nobody: secrets are not read.
-func Check(d Definition, schema kis.ConnectorSchema) []Fault {
+// Check compares a definition with the schema of its type, and with what a use of it needs (kis.UseLookup; "": none).
+// It asks nobody: secrets are not read.
+func Check(d Definition, schema kis.ConnectorSchema, use string) []Fault {
 	var faults []Fault
 	wrong := func(where, hint, format string, args ...any) {
 		faults = append(faults, Fault{Where: where, Hint: hint, Message: fmt.Sprintf(format, args...)})
@@ -55,8 +57,12 @@ func Check(d Definition, schema kis.ConnectorSchema) []Fault {
 		}
 	}
 	for _, s := range schema.Has {
-		if s.Required && d.Params[s.Name] == "" {
+		switch {
+		case d.Params[s.Name] != "":
+		case s.Required:
 			wrong("params", s.Name+": "+s.Doc, "a connector of type %s needs params.%s", d.Type, s.Name)
+		case s.Needed != "" && s.Needed == use:
+			wrong("params", s.Name+": "+s.Doc, "a %s through a connector of type %s needs params.%s", use, d.Type, s.Name)
 		}
 	}
 	names := make([]string, 0, len(schema.Has))
@@ -100,6 +106,25 @@ func Check(d Definition, schema kis.ConnectorSchema) []Fault {
 		}
 	}
 	return faults
+}
+
+// CheckOpen opens a definition that fits its schema, and closes it: that finds what only the type knows. A
+// definition with secrets is left for the node that has them.
+func CheckOpen(d Definition, t kis.ConnectorType) error {
+	for _, text := range append([]string{d.Addrs, d.Key}, slices.Collect(maps.Values(d.Params))...) {
+		if refs, err := references(text); err != nil || len(refs) > 0 {
+			return nil // Check says it
+		}
+	}
+	spec, _, err := specOf(d, t.Schema())
+	if err != nil {
+		return nil // so does it here
+	}
+	c, err := t.Open(spec)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // hasPassword says whether one of the addresses holds a password that is not taken from elsewhere.

@@ -80,7 +80,7 @@ func TestCheck(t *testing.T) {
 		{"open reference", "${ENV:X", nil, "addrs: a ${ is not closed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			faults := Check(Definition{Name: "c", Type: "double", Addrs: test.addrs, Params: test.params}, new(double).Schema())
+			faults := Check(Definition{Name: "c", Type: "double", Addrs: test.addrs, Params: test.params}, new(double).Schema(), "")
 			got := ""
 			for _, f := range faults {
 				got += f.Error()
@@ -138,7 +138,7 @@ func TestHost(t *testing.T) {
 	if d.opened.Load() != 1 || strings.Join(d.spec.Addrs, "|") != "a|b" || d.spec.Settings.Text("mode") != "json" {
 		t.Errorf("opened %d times, with %+v", d.opened.Load(), d.spec)
 	}
-	if err := h.Ready(Definition{Type: "none"}); err == nil {
+	if err := h.Ready(Definition{Type: "none"}, ""); err == nil {
 		t.Error("an unknown type is ready")
 	}
 	if err := h.Close(); err != nil || d.closed.Load() != 1 {

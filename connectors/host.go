@@ -179,26 +179,26 @@ func (p *place) openAs(t kis.ConnectorType, d Definition) {
 	p.conn, p.made = conn, true
 }
 
-// Ready says whether a definition can be opened: its type is known, it fits the schema, and its secrets are there.
-func (h *Host) Ready(d Definition) error {
+// Ready says whether a definition can be opened for a use, as Check takes it: its type is known, it fits the schema,
+// its secrets are there, and the type finds nothing else. It does not say that the place answers.
+func (h *Host) Ready(d Definition, use string) error {
 	t := h.Type(d.Type)
 	if t == nil {
 		return fmt.Errorf("there is no type %q", d.Type)
 	}
 	var errs []error
-	for _, f := range Check(d, t.Schema()) {
+	for _, f := range Check(d, t.Schema(), use) {
 		errs = append(errs, f)
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
-	_, _, err := specOf(d, t.Schema())
-	return err
+	return h.with(d, func(kis.Connector) error { return nil })
 }
 
 // Test tries whether a place is there and lets us in.
 func (h *Host) Test(ctx context.Context, d Definition) error {
-	if err := h.Ready(d); err != nil {
+	if err := h.Ready(d, ""); err != nil {
 		return err
 	}
 	return h.with(d, func(c kis.Connector) error { return c.Check(ctx) })

@@ -60,9 +60,12 @@ type ConnectorSchema struct {
 	Doc   string    // what the type connects to, in one sentence
 	Addrs Setting   // what addrs are; without a Doc there are none
 	Key   Setting   // what key is; without a Doc it has no meaning
-	Does  []string  // what it can do: "look-up"
+	Does  []string  // what it can do, for the reference
 	Has   []Setting // of params, in the order of the reference
 }
+
+// UseLookup is the use of a connector by a look-up.
+const UseLookup = "look-up"
 
 // SettingKind is what the text of a setting must be.
 type SettingKind string
@@ -82,6 +85,8 @@ type Setting struct {
 	Words    []string    // of a text: the only ones that it may be; nil: any
 	Default  string      // "": none
 	Required bool
+	// Needed names the use that cannot do without the setting: UseLookup; "": none.
+	Needed string
 	// Secret settings are given by indirection only, ${ENV:NAME} or ${file:PATH}, and never shown.
 	Secret bool
 	Doc    string

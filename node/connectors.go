@@ -95,7 +95,15 @@ func lintSettings(set *flowdef.Set, known map[string]bool, host *connectors.Host
 		if t == nil {
 			continue
 		}
-		for _, f := range connectors.Check(definitionOf(conn), t.Schema()) {
+		use := ""
+		if looked[name] {
+			use = kis.UseLookup
+		}
+		faults := connectors.Check(definitionOf(conn), t.Schema(), use)
+		if err := connectors.CheckOpen(definitionOf(conn), t); looked[name] && len(faults) == 0 && err != nil {
+			mistakes = append(mistakes, flowdef.NewMistake(conn.Pos, codeSetting, "connector "+name+": "+err.Error(), ""))
+		}
+		for _, f := range faults {
 			if !looked[name] && f.Near == "" {
 				continue
 			}
@@ -111,10 +119,10 @@ func lintSettings(set *flowdef.Set, known map[string]bool, host *connectors.Host
 
 // settingPos is the place of a fault in a connector's definition.
 func settingPos(c *flowdef.Conn, f connectors.Fault) flowdef.Pos {
-	switch f.Where {
-	case "addrs":
+	switch {
+	case f.Where == "addrs" && c.Addrs != "":
 		return c.AddrsPos
-	case "key":
+	case f.Where == "key" && c.Key != "":
 		return c.KeyPos
 	}
 	for _, p := range c.ParamList {
@@ -148,7 +156,7 @@ func (pl *planner) lookup(set *flowdef.Set, flow string, def *flowdef.Step, fn *
 	}
 	where := "connector " + conn.Name
 	d := definitionOf(conn)
-	if err := pl.connectors.Ready(d); err != nil {
+	if err := pl.connectors.Ready(d, kis.UseLookup); err != nil {
 		return nil, true, fmt.Errorf("%s: %s: %w", conn.Pos, where, err)
 	}
 	spec := specOf(fn)

@@ -36,7 +36,7 @@ func (natsType) Schema() kis.ConnectorSchema {
 		Addrs: kis.Setting{Doc: "URLs like nats://host:4222 or tls://host:4222; without them it is the node's own NATS"},
 		Key:   kis.Setting{Doc: "what the keys of the bucket begin with, in front of what the look-up asks for"},
 		Has: []kis.Setting{
-			{Name: "bucket", Doc: "The key-value bucket. A look-up needs it."},
+			{Name: "bucket", Needed: kis.UseLookup, Doc: "The key-value bucket. A look-up needs it."},
 			{Name: "form", Words: []string{"json", "text"}, Default: "json", Doc: "What the values are: JSON objects; or texts, found as the field `value`."},
 			{Name: "keys", Words: []string{"plain", "base64"}, Default: "plain", Doc: "How keys are written. A key of NATS has letters, digits and -_=./ only: plain, every other key has nothing; base64 (of the URL alphabet, without padding, behind the prefix) is for keys of any text."},
 			{Name: "user", Doc: "The user."},
@@ -50,12 +50,6 @@ func (natsType) Schema() kis.ConnectorSchema {
 func (t natsType) Open(spec kis.ConnectorSpec) (kis.Connector, error) {
 	b := &bucket{own: t.own, urls: strings.Join(spec.Addrs, ","), prefix: spec.Key, name: spec.Settings.Text("bucket"),
 		text: spec.Settings.Text("form") == "text", base64: spec.Settings.Text("keys") == "base64"}
-	if b.name == "" {
-		return nil, errors.New("params.bucket is missing; it names the key-value bucket")
-	}
-	if b.urls == "" && b.own == nil {
-		return nil, errors.New("there is no NATS here; say where one is with addrs: nats://HOST:4222")
-	}
 	if user := spec.Settings.Text("user"); user != "" {
 		b.options = append(b.options, nats.UserInfo(user, spec.Settings.Text("password")))
 	}
@@ -85,13 +79,42 @@ type bucket struct {
 
 // open returns the bucket, and connects if need be.
 func (b *bucket) open(ctx context.Context) (jetstream.KeyValue, error) {
+	conn, err := b.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	switch {
+	case b.name == "":
+		return nil, errors.New("params.bucket is missing; it names the key-value bucket")
+	case b.kv != nil:
+		return b.kv, nil
+	}
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return nil, err
+	}
+	kv, err := js.KeyValue(ctx, b.name)
+	if err != nil {
+		if errors.Is(err, jetstream.ErrBucketNotFound) {
+			return nil, fmt.Errorf("there is no bucket %q", b.name)
+		}
+		return nil, err
+	}
+	b.kv = kv
+	return kv, nil
+}
+
+// connect returns the connection, and makes it if need be.
+func (b *bucket) connect(ctx context.Context) (*nats.Conn, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.urls == "" && b.own == nil {
+		return nil, errors.New("there is no NATS here; say where one is with addrs: nats://HOST:4222")
+	}
 	if b.conn != nil && b.conn.IsClosed() { // refused twice, say
 		b.conn, b.kv = nil, nil
-	}
-	if b.kv != nil {
-		return b.kv, nil
 	}
 	conn := b.own
 	if b.urls != "" {
@@ -108,19 +131,7 @@ func (b *bucket) open(ctx context.Context) (jetstream.KeyValue, error) {
 		}
 		conn = b.conn
 	}
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return nil, err
-	}
-	kv, err := js.KeyValue(ctx, b.name)
-	if err != nil {
-		if errors.Is(err, jetstream.ErrBucketNotFound) {
-			return nil, fmt.Errorf("there is no bucket %q", b.name)
-		}
-		return nil, err
-	}
-	b.kv = kv
-	return kv, nil
+	return conn, nil
 }
 
 // Most implements kis.Lookup.
@@ -176,6 +187,13 @@ func (b *bucket) find(ctx context.Context, kv jetstream.KeyValue, key string, fo
 
 // Check implements kis.Connector.
 func (b *bucket) Check(ctx context.Context) error {
+	if b.name == "" { // of hand-offs alone
+		conn, err := b.connect(ctx)
+		if err != nil {
+			return err
+		}
+		return conn.FlushWithContext(ctx)
+	}
 	kv, err := b.open(ctx)
 	if err != nil {
 		return err

@@ -172,8 +172,11 @@ func TestDown(t *testing.T) {
 	if _, err := find(t, l, "ada"); err == nil {
 		t.Fatal("nobody listens: no error")
 	}
-	if err := h.Ready(connectors.Definition{Name: "users", Type: "nats", Params: map[string]string{}}); err != nil {
+	if err := h.Ready(connectors.Definition{Name: "users", Type: "nats", Params: map[string]string{}}, ""); err != nil {
 		t.Errorf("a hand-off needs no bucket: %v", err)
+	}
+	if err := h.Ready(connectors.Definition{Name: "users", Type: "nats"}, kis.UseLookup); err == nil || !strings.Contains(err.Error(), "a look-up through a connector of type nats needs params.bucket") {
+		t.Errorf("a look-up without a bucket: %v", err)
 	}
 	if _, err := find(t, h.Lookup(connectors.Definition{Name: "x", Type: "nats", Params: map[string]string{"bucket": "b"}}), "a"); err == nil || !strings.Contains(err.Error(), "there is no NATS here") {
 		t.Errorf("without a NATS of its own: %v", err)
