@@ -62,7 +62,7 @@ func value(f protoreflect.FieldDescriptor, n uint64) protoreflect.Value {
 		return protoreflect.ValueOfUint32(uint32(n * 1_000_003))
 	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
 		return protoreflect.ValueOfUint64(n * 1_000_000_007 * 1_000_003)
-	case protoreflect.Int64Kind:
+	case protoreflect.Int64Kind, protoreflect.Sint64Kind:
 		return protoreflect.ValueOfInt64(-int64(n * 1_000_000_007))
 	case protoreflect.BoolKind:
 		return protoreflect.ValueOfBool(true)
