@@ -389,22 +389,7 @@ func decimal(f *frame, at *site, a []kis.Value) (kis.Value, bool) {
 	if digits == 0 {
 		return a[0], true
 	}
-	var room, number [48]byte
-	b := room[:0]
-	if n < 0 {
-		b = append(b, '-')
-	}
-	text := number[:20] // room for zeros before the digits
-	for i := range text {
-		text[i] = '0'
-	}
-	text = strconv.AppendUint(text, magnitude(n), 10)
-	whole := len(text) - int(digits) // where the point goes
-	first := min(20, whole-1)        // a zero before it where there is no other digit
-	b = append(b, text[first:whole]...)
-	b = append(b, '.')
-	b = append(b, text[whole:]...)
-	v, err := kis.JSONValue(string(b))
+	v, err := kis.DecimalValue(n, int(digits))
 	if err != nil {
 		return f.fail(at, "decimal: %v", err)
 	}

@@ -75,6 +75,43 @@ func StringValue(s string) Value {
 	return Value{kind: String, text: utf8Only(s)}
 }
 
+// DecimalValue returns n divided by ten to the power of digits (0 to 18), written with so many digits behind the
+// point: DecimalValue(1250, 2) is 12.50.
+func DecimalValue(n int64, digits int) (Value, error) {
+	if digits < 0 || digits > 18 {
+		return Value{}, fmt.Errorf("a decimal has 0 to 18 digits, not %d", digits)
+	}
+	if digits == 0 {
+		return IntValue(n), nil
+	}
+	var room, number [48]byte
+	b, magnitude := room[:0], uint64(n)
+	if n < 0 {
+		b, magnitude = append(b, '-'), -magnitude
+	}
+	text := number[:20] // room for zeros before the digits
+	for i := range text {
+		text[i] = '0'
+	}
+	text = strconv.AppendUint(text, magnitude, 10)
+	whole := len(text) - digits // where the point goes
+	first := min(20, whole-1)   // a zero before it where there is no other digit
+	b = append(b, text[first:whole]...)
+	b = append(b, '.')
+	b = append(b, text[whole:]...)
+	if magnitude < 1<<53 { // both are exact, so one division rounds as reading the text would
+		f := float64(magnitude) / powersOfTen[digits]
+		if n < 0 {
+			f = -f
+		}
+		return Value{kind: Float, bits: math.Float64bits(f), text: string(b)}, nil
+	}
+	return JSONValue(string(b))
+}
+
+// powersOfTen are exact as floats.
+var powersOfTen = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18}
+
 // JSONValue reads one JSON value of any kind. The error is a *SyntaxError.
 func JSONValue(text string) (Value, error) {
 	var p Parser
