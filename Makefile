@@ -9,7 +9,7 @@ BIN      := $(CURDIR)/bin
 TOOLS    := $(BIN)/tools
 PACKAGES ?= ./...
 
-.PHONY: help build release test test-short demo bench bench-nexmark soak lint format generate check-generated clean
+.PHONY: help build release test test-short demo bench bench-nexmark bench-model soak lint format generate check-generated clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -40,6 +40,10 @@ bench: build ## Print the figures of speed, with the bare program beside them.
 	$(GO) run ./bench/kisbench $(BENCHFLAGS)
 
 bench-nexmark: ## Print the figures of the Nexmark queries, and whether they reach their aims.
+	$(GO) run ./bench/nexmark/figures $(BENCHFLAGS)
+
+bench-model: ## Print what timers, windows and functions cost, and then the figures of bench-nexmark.
+	$(GO) run ./bench/modelbench
 	$(GO) run ./bench/nexmark/figures $(BENCHFLAGS)
 
 soak: build ## Kill the node 1,000 times, and run 20 times the seeds of the simulation: hours.

@@ -43,7 +43,7 @@ func main() {
 }
 
 func run(scale int) error {
-	fmt.Printf("## Timers\n\nA timer of event time for each key, states in Pebble; the watermark then reaches some of them.\n\n")
+	fmt.Printf("## Timers\n\nA timer of event time for each key, listed in Pebble; the watermark then reaches some of them. The keys are in memory: one that\nis not is read from Pebble first.\n\n")
 	fmt.Println("| pending | set, µs each | fired | µs each |\n|---|---|---|---|")
 	for _, n := range []int{10_000, 100_000, 1_000_000} {
 		if err := timers(n/scale, min(n, 100_000)/scale); err != nil {
@@ -120,7 +120,7 @@ func timers(n, fire int) error {
 		return engine.Now()
 	}})
 	engine = actors.NewTrial(actors.Ports{Streams: streams, Objects: memory.NewObjects(memory.Options{}), Logger: slog.New(slog.DiscardHandler)},
-		db, base, actors.Options{Partitions: 1, SnapshotBytes: 1 << 62})
+		db, base, actors.Options{Partitions: 1, SnapshotBytes: 1 << 62, CacheBytes: 2 << 30})
 	info, err := streams.Ensure(ctx, transport.Config{Name: "IN", Subjects: []string{"in"}})
 	if err != nil {
 		return err
@@ -148,6 +148,15 @@ func timers(n, fire int) error {
 		if i%20_000 == 19_999 || i == n-1 {
 			if err := engine.Run(ctx); err != nil {
 				return err
+			}
+			for _, stream := range []string{"IN", actors.LogStream("f")} { // what is done with would only be looked at by the collector
+				info, err := streams.Info(ctx, stream)
+				if err == nil {
+					err = streams.Cut(ctx, stream, "", info.Last)
+				}
+				if err != nil {
+					return err
+				}
 			}
 		}
 	}
