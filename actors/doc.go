@@ -18,7 +18,7 @@
 // One writer: who takes a partition over writes an epoch record first. From then on the log refuses the
 // former owner, and the fence messages that the new one writes to the output streams refuse its outputs.
 //
-// The files partition*.go, apply.go, recover.go, settle.go and snapshot.go are the core: they start no
+// The files partition*.go, apply.go, timers.go, watermark.go, recover.go, settle.go and snapshot.go are the core: they start no
 // goroutine and look at no clock but the port, so that a seeded simulation (sim_*_test.go) drives them, and
 // crashes them between any two effects. A seed that fails is run again, told step by step, with
 // go test ./actors -run 'TestSimulation$' -seed=N. running.go, cell.go and runtime.go put goroutines and
