@@ -797,8 +797,10 @@ func (w *world) run() error {
 	w.finish()
 	if w.programs[0].timed && w.err == nil {
 		w.count["timed"]++
-		w.end()
-		w.settle()
+		for range 3 { // who is told may have lost its place without knowing, and then its successor has to be told
+			w.end()
+			w.settle()
+		}
 		w.model.close()
 	}
 	if w.err != nil {
