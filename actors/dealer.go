@@ -41,8 +41,16 @@ type Dealer struct {
 	parser  kis.Parser
 	hands   []*hand
 	byName  map[string]*hand // hand-offs: by receiver
-	senders map[string]uint64
+	senders map[string]lastNumber
 	keybuf  []byte
+}
+
+// lastNumber is the newest number that a Save's writer was seen to have sent.
+type lastNumber struct {
+	number uint64
+	// first: nothing else of the writer was seen since the start. It may be a repeat, which a former owner's late write
+	// has put behind what was cut; then the next number follows on one that this dealer has not seen.
+	first bool
 }
 
 // hand is what the dealer holds for one partition.
@@ -98,7 +106,7 @@ func (f *Flow) Stages() [][]string {
 // NewDealer makes the dealer of a flow's input.
 func NewDealer(f *Flow, input, partitions int, to Dealt) *Dealer {
 	in := &f.Inputs[input]
-	d := &Dealer{flow: f, input: input, partitions: partitions, to: to, senders: make(map[string]uint64), time: f.Time.withDefaults(), timed: f.timed(), high: unknown}
+	d := &Dealer{flow: f, input: input, partitions: partitions, to: to, senders: make(map[string]lastNumber), time: f.Time.withDefaults(), timed: f.timed(), high: unknown}
 	d.passed.Store(unknown)
 	if in.Kind == HandOff {
 		d.byName = make(map[string]*hand)
@@ -386,12 +394,12 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 	} else {
 		last, known := d.senders[e.Sender]
 		switch {
-		case known && e.Number <= last:
+		case known && e.Number <= last.number:
 			return nil // sent again by its owner's successor
-		case known && e.Number > last+1:
-			return fmt.Errorf("%w: hand-off on %s goes from number %d to %d", ErrInput, m.Subject, last, e.Number)
+		case known && e.Number > last.number+1 && !last.first:
+			return fmt.Errorf("%w: hand-off on %s goes from number %d to %d", ErrInput, m.Subject, last.number, e.Number)
 		}
-		d.senders[e.Sender] = e.Number
+		d.senders[e.Sender] = lastNumber{e.Number, !known}
 	}
 	before, high := d.high, d.high
 	for i, b := range e.Rows {
