@@ -79,6 +79,11 @@ type Config struct {
 	Subjects []string
 	MaxAge   time.Duration // 0: no limit
 	MaxBytes int64         // 0: no limit
+	// PerSubject is the most messages that the stream keeps of one subject: a new one lets the oldest of its
+	// subject go. 0: no limit. With 1 the stream is a table, as a bucket of keys and values: LastOn reads a value, an Append that
+	// expects the subject's last sequence replaces it only if nobody else has, and a Read with a filter follows all
+	// changes. The filter matters: it says that what was replaced before it could be read is no gap.
+	PerSubject int64
 	// DiscardNew makes a full stream refuse new messages; otherwise it lets its oldest go.
 	DiscardNew bool
 	// Description is for those who look at the stream with other tools.

@@ -110,6 +110,7 @@ type stream struct {
 	first, last uint64              // first is last+1 while it is empty
 	msgs        []transport.Message // sequences first to last; a hole has Sequence 0
 	lastOn      map[string]uint64   // newest sequence by subject
+	all         map[string][]uint64 // sequences by subject, oldest first; nil without PerSubject
 	count       uint64
 	bytes       int64
 
@@ -212,10 +213,30 @@ func (s *stream) store(ms []transport.Outgoing, now time.Time) uint64 {
 		s.lastOn[m.Subject] = s.last
 		s.count++
 		s.bytes += int64(size(m.Subject, m.Header, m.Data))
+		s.replace(m.Subject)
 	}
 	s.limit(now)
 	s.wake()
 	return s.last
+}
+
+// replace lets the oldest messages of a subject go for its newest, where the stream keeps only so many.
+func (s *stream) replace(subject string) {
+	if s.config.PerSubject <= 0 {
+		return
+	}
+	if s.all == nil {
+		s.all = make(map[string][]uint64)
+	}
+	on := append(s.all[subject], s.last)
+	for len(on) > 0 && s.at(on[0]) == nil { // other limits and Cut take the oldest too
+		on = on[1:]
+	}
+	for int64(len(on)) > s.config.PerSubject {
+		s.remove(on[0])
+		on = on[1:]
+	}
+	s.all[subject] = on
 }
 
 // limit lets the oldest go where the stream's limits say so.
@@ -332,6 +353,8 @@ func Lossy(c transport.Config) string {
 		return fmt.Sprintf("max_age %s", c.MaxAge)
 	case c.MaxBytes > 0 && !c.DiscardNew:
 		return fmt.Sprintf("max_bytes %d with discard old", c.MaxBytes)
+	case c.PerSubject > 0:
+		return fmt.Sprintf("max_msgs_per_subject %d with discard old", c.PerSubject)
 	}
 	return ""
 }

@@ -142,7 +142,7 @@ func (s *streamInfo) info() transport.Info {
 	info := transport.Info{
 		Config: transport.Config{
 			Name: c.Name, Subjects: c.Subjects, MaxAge: time.Duration(c.MaxAge),
-			MaxBytes: max(c.MaxBytes, 0), DiscardNew: c.Discard == "new", Description: c.Description,
+			MaxBytes: max(c.MaxBytes, 0), PerSubject: max(c.MaxMsgsPer, 0), DiscardNew: c.Discard == "new", Description: c.Description,
 		},
 		Created: s.Created.UTC(), First: s.State.First, Last: s.State.Last,
 		Messages: s.State.Messages, Bytes: s.State.Bytes, Lossy: c.lossy(),
@@ -217,6 +217,9 @@ func (t *Streams) ensure(ctx context.Context, c transport.Config) (*streamInfo, 
 		}
 		if c.MaxBytes > 0 {
 			config.MaxBytes = c.MaxBytes
+		}
+		if c.PerSubject > 0 {
+			config.MaxMsgsPer = c.PerSubject
 		}
 		if c.DiscardNew {
 			config.Discard = "new"

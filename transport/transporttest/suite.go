@@ -57,6 +57,9 @@ func Run(t *testing.T, open func(t *testing.T) Answer) {
 		{"last on a subject", (*suite).lastOn},
 		{"cut", (*suite).cut},
 		{"filters", (*suite).filters},
+		{"one message a subject", (*suite).table},
+		{"some messages a subject", (*suite).perSubject},
+		{"a table is followed", (*suite).followTable},
 		{"headers only", (*suite).headersOnly},
 		{"bulk", (*suite).bulk},
 		{"slow reader", (*suite).slowReader},
@@ -598,6 +601,104 @@ func (s *suite) filters() {
 	s.add("s.late", "y")
 	s.same(s.take(r, 1), "11 s.late y")
 	s.quiet(r)
+}
+
+// table uses a stream as a bucket of keys and values, with the names that NATS has for one.
+func (s *suite) table() {
+	info, err := s.Streams.Ensure(s.ctx, transport.Config{Name: "KV_T", Subjects: []string{"$KV.T.>"}, PerSubject: 1})
+	s.must(err)
+	if info.PerSubject != 1 || info.Lossy == "" {
+		s.Errorf("made as %+v", info)
+	}
+	const key = "$KV.T.member.a"
+	put := func(data string, after uint64) (uint64, error) {
+		return s.Streams.Append(s.ctx, "KV_T", fenced(key, data, "", after))
+	}
+	_, err = s.Streams.LastOn(s.ctx, "KV_T", key)
+	s.mustBe(err, transport.ErrNotFound)
+	first, err := put("1", 0)
+	s.must(err)
+	_, err = put("x", 0) // it is there already
+	s.mustBe(err, transport.ErrFenced)
+	second, err := put("2", first)
+	s.must(err)
+	_, err = put("x", first) // another was quicker
+	s.mustBe(err, transport.ErrFenced)
+	_, err = s.Streams.Append(s.ctx, "KV_T", fenced("$KV.T.table", "t", key, first)) // and for another key's sake
+	s.mustBe(err, transport.ErrFenced)
+	_, err = s.Streams.Append(s.ctx, "KV_T", fenced("$KV.T.table", "t", key, second))
+	s.must(err)
+	last, err := s.Streams.LastOn(s.ctx, "KV_T", key)
+	s.must(err)
+	s.same([]transport.Message{last}, "2 $KV.T.member.a 2")
+	// Both keys at once, then one of them again.
+	_, err = s.Streams.AppendAll(s.ctx, "KV_T", []transport.Outgoing{fenced(key, "3", "", second), fenced("$KV.T.table", "u", "", 3)})
+	s.must(err)
+	_, err = put("4", 4)
+	s.must(err)
+	info, err = s.Streams.Info(s.ctx, "KV_T")
+	s.must(err)
+	if info.Messages != 2 || info.First != 5 || info.Last != 6 {
+		s.Errorf("two keys: %+v", info)
+	}
+	for _, from := range []uint64{0, 1, 3, 5} { // what is gone is no gap
+		s.same(s.take(s.read("KV_T", transport.ReadOptions{From: from, Subjects: []string{"$KV.T.>"}}), 2), "5 $KV.T.table u", "6 $KV.T.member.a 4")
+	}
+	one := s.read("KV_T", transport.ReadOptions{Subjects: []string{"$KV.T.member.*"}})
+	s.same(s.take(one, 1), "6 $KV.T.member.a 4")
+	s.quiet(one)
+}
+
+func (s *suite) perSubject() {
+	s.stream(transport.Config{Name: "S", Subjects: []string{"s.>"}, PerSubject: 3})
+	for i := range 5 {
+		s.add("s.a", strconv.Itoa(i))
+		s.add("s.b", strconv.Itoa(i))
+	}
+	s.add("s.c", "x")
+	s.must(s.Streams.Cut(s.ctx, "S", "s.a", 6))
+	s.same(s.all(), "6 s.b 2", "7 s.a 3", "8 s.b 3", "9 s.a 4", "10 s.b 4", "11 s.c x")
+	s.add("s.a", "5")
+	s.add("s.a", "6")
+	s.same(s.all(), "6 s.b 2", "8 s.b 3", "9 s.a 4", "10 s.b 4", "11 s.c x", "12 s.a 5", "13 s.a 6")
+}
+
+// followTable follows keys that are replaced faster than they are read: the last value of each comes.
+func (s *suite) followTable() {
+	const keys, rounds = 5, 400
+	s.stream(transport.Config{Name: "KV_T", Subjects: []string{"$KV.T.>"}, PerSubject: 1})
+	r := s.read("KV_T", transport.ReadOptions{Subjects: []string{"$KV.T.>"}})
+	var wg sync.WaitGroup
+	for k := range keys {
+		wg.Go(func() {
+			var at uint64
+			for i := range rounds {
+				var err error
+				if at, err = s.Streams.Append(s.ctx, "KV_T", fenced(fmt.Sprintf("$KV.T.%d", k), strconv.Itoa(i), "", at)); err != nil {
+					s.Errorf("key %d, value %d: %v", k, i, err)
+					return
+				}
+			}
+		})
+	}
+	have := map[string]int{}
+	var last uint64
+	for done := 0; done < keys; {
+		got, err := r.Next(s.ctx, 7)
+		s.must(err)
+		for _, m := range got {
+			n, err := strconv.Atoi(string(m.Data))
+			s.must(err)
+			if before, ok := have[m.Subject]; ok && n <= before || m.Sequence <= last {
+				s.Fatalf("%s: value %d at sequence %d after value %d and sequence %d", m.Subject, n, m.Sequence, before, last)
+			}
+			have[m.Subject], last = n, m.Sequence
+			if n == rounds-1 {
+				done++
+			}
+		}
+	}
+	wg.Wait()
 }
 
 func (s *suite) headersOnly() {
