@@ -19,6 +19,8 @@ type cell struct {
 	box       mailbox
 	credit    *credit
 	ctx       context.Context
+	cancel    context.CancelFunc
+	leaving   atomic.Bool              // it is placed on another node: nothing more is taken up
 	failed    func(c *cell, err error) // called once, from the actor, when the partition is of no use any more
 	p         *Partition               // the actor's alone
 	held      int                      // rows whose credit is kept back while the partition is full
@@ -34,6 +36,7 @@ type cell struct {
 	mu     sync.Mutex
 	reason error
 	known  PartitionStatus // what it answered last
+	cut    uint64          // up to which place its hand-offs were removed
 	done   uint64          // records read in recovery
 	of     uint64
 }
@@ -80,7 +83,7 @@ func (c *cell) receive(message any) {
 		}
 		m.opened <- err
 	case *Chunk:
-		if c.dead() {
+		if c.dead() || c.leaving.Load() {
 			return
 		}
 		c.p.Offer(m)
@@ -92,7 +95,7 @@ func (c *cell) receive(message any) {
 		}
 	case workMessage:
 		c.working = false
-		if c.dead() {
+		if c.dead() || c.leaving.Load() {
 			return
 		}
 		taken, err := c.p.Work(c.ctx)
@@ -106,7 +109,7 @@ func (c *cell) receive(message any) {
 		c.giveBack(taken)
 		c.work()
 	case tickMessage:
-		if c.dead() || cellState(c.state.Load()) == cellOpening {
+		if c.dead() || c.leaving.Load() || cellState(c.state.Load()) == cellOpening {
 			return
 		}
 		if err := c.p.Tick(c.ctx); err != nil {
@@ -137,6 +140,30 @@ func (c *cell) answer(f func(*Partition) error) (err error) {
 	}
 	c.giveBack(0) // a command may have made room
 	return err
+}
+
+// leavePatience is how long a batch may take that is at hand when its partition is placed on another node. Longer, and it
+// is cut short: it waits for NATS, or for something outside. Its record is in the log or not, as after a crash.
+const leavePatience = 2 * time.Second
+
+// leave ends the partition on this node: the batch at hand is finished, and what waits is read again by the next owner.
+func (c *cell) leave() {
+	c.leaving.Store(true)
+	c.credit.end()
+	if cellState(c.state.Load()) == cellRunning && c.p.waits.Load() == nil {
+		patience, cancel := context.WithTimeout(c.ctx, leavePatience)
+		_ = c.ask(patience, func(*Partition) error { return nil }) // behind the batch at hand
+		cancel()
+	}
+	c.cancel()
+	c.box.Stop()
+	c.mu.Lock()
+	if c.reason == nil {
+		c.reason = errLeft
+	}
+	c.mu.Unlock()
+	c.state.Store(int32(cellFailed))
+	c.restless.Store(false)
 }
 
 // fatal tells whether a command's error leaves the partition without use.

@@ -39,6 +39,7 @@ type Dealer struct {
 	brought atomic.Int64 // when a message came last, by the clock
 
 	parser  kis.Parser
+	some    bool // some of the hands are away
 	hands   []*hand
 	byName  map[string]*hand // hand-offs: by receiver
 	senders map[string]lastNumber
@@ -59,6 +60,8 @@ type hand struct {
 	number int
 	chunk  *Chunk
 	after  uint64 // all up to here was delivered or did not concern it
+	skip   uint64 // all up to here was delivered by a dealer before
+	away   bool   // the partition is on another node
 }
 
 // entryStage returns the key fields of the stage in which the rows of an input start: those of the first step
@@ -130,7 +133,51 @@ func NewDealer(f *Flow, input, partitions int, to Dealt) *Dealer {
 // Receivers calls f for every partition that the dealer deals to.
 func (d *Dealer) Receivers(f func(stage string, number int)) {
 	for _, h := range d.hands {
-		f(h.stage, h.number)
+		if !h.away {
+			f(h.stage, h.number)
+		}
+	}
+}
+
+// Only lets the dealer deal to some partitions alone: the others are on other nodes.
+func (d *Dealer) Only(here func(stage string, number int) bool) {
+	d.some = false
+	for _, h := range d.hands {
+		h.away = !here(h.stage, h.number)
+		d.some = d.some || h.away
+	}
+}
+
+// filter is which subjects of its stream the dealer has to read.
+func (d *Dealer) filter() []string {
+	in := &d.flow.Inputs[d.input]
+	if in.Kind != HandOff || !d.some {
+		return in.Filter
+	}
+	var subjects []string
+	for _, h := range d.hands {
+		if !h.away {
+			subjects = append(subjects, receiverSubjects(d.flow.Name, h.stage, h.number))
+		}
+	}
+	return subjects
+}
+
+// Skip says that a partition has been dealt all up to a place.
+func (d *Dealer) Skip(stage string, number int, at uint64) {
+	for _, h := range d.hands {
+		if h.stage == stage && h.number == number {
+			h.skip = at
+		}
+	}
+}
+
+// Delivered calls f for every partition with the place up to which it was dealt everything. Run has ended.
+func (d *Dealer) Delivered(f func(stage string, number int, at uint64)) {
+	for _, h := range d.hands {
+		if !h.away {
+			f(h.stage, h.number, max(h.after, h.skip))
+		}
 	}
 }
 
@@ -157,7 +204,7 @@ type reading interface {
 func (d *Dealer) Run(ctx context.Context, streams reading, from uint64) error {
 	d.Start(from)
 	in := &d.flow.Inputs[d.input]
-	r, err := streams.Read(ctx, in.Stream, transport.ReadOptions{From: from + 1, Subjects: in.Filter})
+	r, err := streams.Read(ctx, in.Stream, transport.ReadOptions{From: from + 1, Subjects: d.filter()})
 	if err != nil {
 		return fmt.Errorf("input %s: %w", in.Stream, err)
 	}
@@ -232,14 +279,14 @@ const idlePosition = 10 * time.Second
 // Idle tells the partitions that had no rows of late how far the input is read.
 func (d *Dealer) Idle(ctx context.Context, at uint64) error {
 	for _, h := range d.hands {
-		if h.chunk != nil || h.after >= at {
+		if h.away || h.chunk != nil || max(h.after, h.skip) >= at {
 			continue
 		}
 		c := &Chunk{Input: d.input, After: h.after, To: at}
-		h.after = at
 		if err := d.to.Deliver(ctx, h.stage, h.number, c); err != nil {
 			return err
 		}
+		h.after = at
 	}
 	return nil
 }
@@ -279,14 +326,18 @@ func (d *Dealer) Deal(ctx context.Context, ms []transport.Message) error {
 
 func (d *Dealer) flush(ctx context.Context, h *hand) error {
 	c := h.chunk
-	h.chunk, h.after = nil, c.To
+	h.chunk = nil
 	c.High = d.high
 	if c.Arrived.IsZero() && len(c.Items) > 0 && d.flow.Time.Field == "" {
 		if m := c.Items[len(c.Items)-1].Meta; m != nil {
 			c.Arrived = m.Time
 		}
 	}
-	return d.to.Deliver(ctx, h.stage, h.number, c)
+	if err := d.to.Deliver(ctx, h.stage, h.number, c); err != nil {
+		return err
+	}
+	h.after = c.To // not before: whoever deals on behind this dealer begins there
+	return nil
 }
 
 // chunkRows is when a chunk is delivered although more of the same read are to come.
@@ -294,6 +345,9 @@ const chunkRows = 500
 
 // put adds a row to a hand. A message whose rows would be split stays whole.
 func (d *Dealer) put(ctx context.Context, h *hand, it Item, size int) error {
+	if h.away || it.Sequence <= h.skip {
+		return nil
+	}
 	if h.chunk != nil && len(h.chunk.Items) >= chunkRows && h.chunk.To < it.Sequence {
 		if err := d.flush(ctx, h); err != nil {
 			return err
@@ -390,6 +444,9 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 				return nil // of a stage that a later revision has not; it was finished before the switch
 			}
 			return fmt.Errorf("%w: hand-off on %s is for no partition of the flow", ErrInput, m.Subject)
+		}
+		if to.away {
+			return nil
 		}
 	} else {
 		last, known := d.senders[e.Sender]

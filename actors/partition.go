@@ -138,6 +138,7 @@ type Partition struct {
 	senderName  string
 	senderMark  string // shortMark of it
 	owned       bool   // our epoch record is the log's: only then may anything leave
+	warm        bool   // it is a warm copy of another node's: it runs nothing and sends nothing
 	last        uint64 // sequence of our last record: what the next one expects
 	meta        proto.Meta
 	targets     map[string]*target

@@ -218,6 +218,11 @@ func handOffSubject(flow, toStage string, to int, fromStage string, from int) st
 		Token(fromStage) + "." + strconv.Itoa(from) + "." + generation
 }
 
+// receiverSubjects is what all senders of the flow send to one partition.
+func receiverSubjects(flow, stage string, number int) string {
+	return "KISFLOW.hop." + Token(flow) + "." + Token(stage) + "." + strconv.Itoa(number) + ".>"
+}
+
 func saveSubject(name, flow, stage string, number int) string {
 	return "KISFLOW.save." + Token(name) + "." + Token(flow) + "." + Token(stage) + "." + strconv.Itoa(number) + "." + generation
 }

@@ -230,9 +230,11 @@ func (p *Partition) replay(ctx context.Context, own uint64, progress Progress) e
 			return fmt.Errorf("%w: record %d follows on %d", errOlder, r.Number, max(p.meta.Number, next))
 		}
 		next = r.Number + 1
-		for _, o := range r.Outputs {
-			p.targetOf(o.Target).attempted = true
-			p.enqueue(o)
+		if !p.warm { // else they are the owner's to send
+			for _, o := range r.Outputs {
+				p.targetOf(o.Target).attempted = true
+				p.enqueue(o)
+			}
 		}
 		if seq <= p.meta.Sequence {
 			return nil
@@ -241,6 +243,9 @@ func (p *Partition) replay(ctx context.Context, own uint64, progress Progress) e
 			return err
 		}
 		for _, s := range r.Settled {
+			if p.warm {
+				break
+			}
 			t := p.targetOf(s.Target)
 			if s.Number > t.settled {
 				t.settled, t.at = s.Number, s.Sequence
@@ -284,8 +289,7 @@ func (p *Partition) readLog(ctx context.Context, from, to uint64, f func(r *prot
 		return err
 	}
 	defer rd.Close()
-	var parts []byte
-	var first uint64
+	var asm assembler
 	for {
 		ms, err := rd.Next(ctx, 256)
 		if err != nil {
@@ -294,36 +298,54 @@ func (p *Partition) readLog(ctx context.Context, from, to uint64, f func(r *prot
 		if len(ms) == 0 {
 			return fmt.Errorf("%w: it ends before sequence %d", errOlder, to)
 		}
-		for _, m := range ms {
-			b := m.Data
-			if parts == nil {
-				first = m.Sequence
-			}
-			if part := m.Get(partHeader); part != "" {
-				var i, n int
-				if _, err := fmt.Sscanf(part, "%d/%d", &i, &n); err != nil {
-					return fmt.Errorf("%w: part %q at sequence %d", ErrDamagedLog, part, m.Sequence)
-				}
-				if i > 1 && parts == nil {
-					continue // the rest of a record whose beginning is below from
-				}
-				if parts = append(parts, b...); i < n {
-					continue
-				}
-				b, parts = parts, nil
-			}
-			r, err := proto.OpenRecord(b)
+		for i := range ms {
+			r, at, err := asm.add(p, &ms[i])
 			if err != nil {
-				return fmt.Errorf("%w: record at sequence %d of stream %s: %w", ErrDamagedLog, m.Sequence, p.stream, err)
-			}
-			if err := f(r, logged{first, m.Sequence, len(b)}); err != nil {
 				return err
 			}
-			if m.Sequence >= to {
+			if r == nil {
+				continue
+			}
+			if err := f(r, at); err != nil {
+				return err
+			}
+			if at.last >= to {
 				return nil
 			}
 		}
 	}
+}
+
+// assembler makes records of the messages of a log, in order.
+type assembler struct {
+	parts []byte
+	first uint64 // sequence of the message that the record begins with
+}
+
+// add takes the next message. It returns nil where the record has not ended yet, or has begun before the first message.
+func (a *assembler) add(p *Partition, m *transport.Message) (*proto.Record, logged, error) {
+	b := m.Data
+	if a.parts == nil {
+		a.first = m.Sequence
+	}
+	if part := m.Get(partHeader); part != "" {
+		var i, n int
+		if _, err := fmt.Sscanf(part, "%d/%d", &i, &n); err != nil {
+			return nil, logged{}, fmt.Errorf("%w: part %q at sequence %d", ErrDamagedLog, part, m.Sequence)
+		}
+		if i > 1 && a.parts == nil {
+			return nil, logged{}, nil
+		}
+		if a.parts = append(a.parts, b...); i < n {
+			return nil, logged{}, nil
+		}
+		b, a.parts = a.parts, nil
+	}
+	r, err := proto.OpenRecord(b)
+	if err != nil {
+		return nil, logged{}, fmt.Errorf("%w: record at sequence %d of stream %s: %w", ErrDamagedLog, m.Sequence, p.stream, err)
+	}
+	return r, logged{a.first, m.Sequence, len(b)}, nil
 }
 
 // rebuild makes the state anew: from the newest snapshot that is whole, or from the log's beginning, and then

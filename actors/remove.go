@@ -269,11 +269,13 @@ func (s *System) Copy(ctx context.Context, from *Running, f *Flow, at func() err
 
 // hold calls f while the flow stands still: all that has come in is done, and nothing else comes.
 func (r *Running) hold(ctx context.Context, f func() error) error {
+	r.changing.Lock()
+	defer r.changing.Unlock()
 	r.held.Store(true)
 	defer r.held.Store(false)
 	defer func() {
 		r.undeal()
-		r.deal()
+		r.deal(nil)
 	}()
 	if err := r.Drain(ctx); err != nil {
 		return fmt.Errorf("flow %s: drain: %w", r.name, err)

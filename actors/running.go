@@ -28,8 +28,11 @@ type System struct {
 	opt     Options
 	runtime runtime
 
-	mu     sync.Mutex
-	flows  map[string]*Running
+	mu         sync.Mutex
+	flows      map[string]*Running
+	placement  Placement // nil: every partition is ours
+	placements uint64    // how many there have been
+
 	ticker context.CancelFunc
 	ticked sync.WaitGroup
 	spawns atomic.Uint64
@@ -104,17 +107,26 @@ type Running struct {
 	name   string // the flow's
 	log    *slog.Logger
 
+	// changing is held by who opens or closes partitions, or begins or ends dealers.
+	changing sync.Mutex
+
 	mu      sync.Mutex
 	flow    *Flow
 	cells   []*cell
 	byName  map[string]*cell
 	deals   []*deal
+	dealtTo map[*cell]bool // those that were ready when the dealers began
+	copies  *copies        // warm copies of partitions of other nodes; nil if there are none
 	closing bool
 	cancel  context.CancelFunc // of everything
 	ctx     context.Context
 	wg      sync.WaitGroup
 	restart chan struct{}
 	fenced  int // how often in a row partitions found another owner
+
+	replaced       chan struct{} // the placement is another one
+	closed, opened uint64        // up to which placement partitions were closed, and opened
+	moved          chan struct{} // closed, and made anew, when one of these changes
 
 	congested       atomic.Bool // so many hand-offs wait that no more input may come
 	held            atomic.Bool // it stands still: nothing is done that time asks for
@@ -130,6 +142,8 @@ type deal struct {
 	stop   context.CancelFunc // ends it when what it has read is dealt
 	reads  context.Context    // stop ends it
 	done   chan struct{}
+
+	known map[*cell]uint64 // what a dealer before it has delivered, until this one has begun
 
 	mu     sync.Mutex
 	reason error   // why it stopped, if it did by itself
@@ -149,7 +163,8 @@ func (s *System) Start(ctx context.Context, f *Flow) (*Running, error) {
 		s.mu.Unlock()
 		return nil, fmt.Errorf("flow %s runs already", f.Name)
 	}
-	r := &Running{system: s, name: f.Name, flow: f, log: s.log.With("flow", f.Name), byName: make(map[string]*cell), restart: make(chan struct{}, 1)}
+	r := &Running{system: s, name: f.Name, flow: f, log: s.log.With("flow", f.Name), byName: make(map[string]*cell), restart: make(chan struct{}, 1),
+		replaced: make(chan struct{}, 1), moved: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	s.flows[f.Name] = r
 	s.mu.Unlock()
@@ -161,7 +176,10 @@ func (s *System) Start(ctx context.Context, f *Flow) (*Running, error) {
 		_ = r.Stop(ctx)
 		return nil, err
 	}
-	r.deal()
+	r.changing.Lock()
+	r.deal(nil)
+	r.changing.Unlock()
+	r.poke() // it may have been another placement with which the partitions were opened
 	r.wg.Go(r.watch)
 	return r, nil
 }
@@ -192,34 +210,12 @@ func (r *Running) open(ctx context.Context, all bool) error {
 	return r.openStages(ctx, r.Definition().Stages(), all)
 }
 
-// openStages does so for some stages.
+// openStages does so for some stages, and waits for their partitions.
 func (r *Running) openStages(ctx context.Context, stages [][]string, all bool) error {
-	s := r.system
-	opened := make(chan error, s.opt.Partitions*len(stages))
-	n := 0
-	for _, must := range stages {
-		for number := range s.opt.Partitions {
-			name := PartitionName(r.flow.Name, stageName(must), number)
-			if old := r.cell(name); old != nil && (!old.dead() || !all && final(old.why())) {
-				continue
-			}
-			store, err := s.db.Store(name)
-			if err != nil {
-				return fmt.Errorf("partition %s: %w", name, err)
-			}
-			p, err := NewPartition(r.flow, must, number, Ports{s.streams, s.objects, store, s.clock, s.log, s.meter}, s.opt)
-			if err != nil {
-				return err
-			}
-			c := &cell{name: name, stage: stageName(must), must: must, number: number, credit: newCredit(s.opt.QueueRows),
-				ctx: r.ctx, failed: r.failed, p: p}
-			if c.box, err = s.runtime.Spawn(fmt.Sprintf("%s/%d", name, s.spawns.Add(1)), c.receive); err != nil {
-				return err
-			}
-			r.put(c)
-			c.box.Tell(openMessage{opened})
-			n++
-		}
+	opened := make(chan error, r.system.opt.Partitions*len(stages))
+	n, err := r.beginOpen(stages, all, opened)
+	if err != nil {
+		return err
 	}
 	for range n {
 		select {
@@ -229,6 +225,44 @@ func (r *Running) openStages(ctx context.Context, stages [][]string, all bool) e
 		}
 	}
 	return nil
+}
+
+// beginOpen begins to open the cells; each sends to opened when it has.
+func (r *Running) beginOpen(stages [][]string, all bool, opened chan<- error) (n int, err error) {
+	s, f := r.system, r.Definition()
+	for _, must := range stages {
+		for number := range s.opt.Partitions {
+			name := PartitionName(r.name, stageName(must), number)
+			if s.role(r.name, stageName(must), number) != Owner {
+				continue
+			}
+			if old := r.cell(name); old != nil && (!old.dead() || !all && final(old.why())) {
+				continue
+			}
+			r.mu.Lock()
+			copies := r.copies
+			r.mu.Unlock()
+			copies.stop(name) // one at a time uses a store
+			store, err := s.db.Store(name)
+			if err != nil {
+				return n, fmt.Errorf("partition %s: %w", name, err)
+			}
+			p, err := NewPartition(f, must, number, Ports{s.streams, s.objects, store, s.clock, s.log, s.meter}, s.opt)
+			if err != nil {
+				return n, err
+			}
+			c := &cell{name: name, stage: stageName(must), must: must, number: number, credit: newCredit(s.opt.QueueRows),
+				failed: r.failed, p: p}
+			c.ctx, c.cancel = context.WithCancel(r.ctx)
+			if c.box, err = s.runtime.Spawn(fmt.Sprintf("%s/%d", name, s.spawns.Add(1)), c.receive); err != nil {
+				return n, err
+			}
+			r.put(c)
+			c.box.Tell(openMessage{opened})
+			n++
+		}
+	}
+	return n, nil
 }
 
 func (r *Running) put(c *cell) {
@@ -263,21 +297,53 @@ func (r *Running) all() []*cell {
 func (r *Running) Deliver(ctx context.Context, stage string, number int, k *Chunk) error {
 	c := r.cell(PartitionName(r.name, stage, number))
 	if c == nil {
-		return fmt.Errorf("no partition %s/%s/%d here", r.name, stage, number)
+		return nil // it has just left; its next owner reads this again
 	}
 	return c.deliver(ctx, k)
 }
 
-// deal starts a dealer for every input that has none.
-func (r *Running) deal() {
+// receives tells whether the rows of an input go to any partition here.
+func (r *Running) receives(f *Flow, input int) bool {
+	some := false
+	r.newDealer(f, input).Receivers(func(string, int) { some = true })
+	return some
+}
+
+// newDealer makes the dealer of an input for the partitions that are here.
+func (r *Running) newDealer(f *Flow, input int) *Dealer {
+	d := NewDealer(f, input, r.system.opt.Partitions, r)
+	if r.system.placed() {
+		d.Only(func(stage string, number int) bool { // one that recovers would hold the others up
+			c := r.cell(PartitionName(r.name, stage, number))
+			return c != nil && cellState(c.state.Load()) == cellRunning
+		})
+	}
+	return d
+}
+
+// delivered is what dealers have delivered to partitions, by input's name.
+type delivered map[string]map[*cell]uint64
+
+// deal starts a dealer for every input. Partitions of which a dealer before is known to have delivered something are dealt
+// what comes behind that; the others, what comes behind their positions.
+func (r *Running) deal(before delivered) {
+	f := r.Definition()
+	to := r.ready()
+	var inputs []int
+	for i := range f.Inputs {
+		if r.receives(f, i) {
+			inputs = append(inputs, i)
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closing {
 		return
 	}
-	for i := range r.flow.Inputs {
+	r.dealtTo = to
+	for _, i := range inputs {
 		ctx, cancel := context.WithCancel(r.ctx)
-		d := &deal{flow: r.flow, input: i, cancel: cancel, done: make(chan struct{})}
+		d := &deal{flow: f, input: i, cancel: cancel, done: make(chan struct{}), known: before[f.Inputs[i].Name]}
 		d.reads, d.stop = context.WithCancel(ctx)
 		r.deals = append(r.deals, d)
 		r.wg.Go(func() {
@@ -296,7 +362,7 @@ func (r *Running) runDeal(ctx context.Context, d *deal) {
 			return
 		}
 		d.mu.Lock()
-		d.reason = err
+		d.reason, d.dealer = err, nil
 		d.mu.Unlock()
 		if errors.Is(err, ErrInput) {
 			r.log.Error("an input has stopped", "input", d.flow.Inputs[d.input].Stream, "error", err)
@@ -318,16 +384,21 @@ func (r *Running) dealOnce(ctx context.Context, d *deal) error {
 	if err != nil {
 		return fmt.Errorf("input %s: %w", in.Stream, err)
 	}
-	dealer := NewDealer(d.flow, d.input, r.system.opt.Partitions, dealt{r, d})
-	from, err := r.lowest(ctx, dealer, d.input, info)
+	dealer := r.newDealer(d.flow, d.input)
+	dealer.to = dealt{r, d}
+	known := d.known
+	d.known = nil // what a dealer that has failed has delivered is asked for
+	from, err := r.begin(ctx, dealer, d.input, info, known)
 	if err != nil {
 		return err
 	}
 	if err := CheckInput(in, info, from); err != nil {
 		return err
 	}
-	if err := r.checkStage(ctx, d); err != nil {
-		return err
+	if known == nil {
+		if err := r.checkStage(ctx, d); err != nil {
+			return err
+		}
 	}
 	d.dealt.Store(from)
 	d.mu.Lock()
@@ -370,8 +441,8 @@ func (r *Running) checkStage(ctx context.Context, d *deal) error {
 		return err
 	}
 	for _, name := range names { // of stages that the flow has no more
-		if FlowOfPartition(name) != r.name || r.cell(name) != nil {
-			continue
+		if FlowOfPartition(name) != r.name || r.cell(name) != nil || strings.HasPrefix(name, PartitionName(r.name, stage, 0)[:len(PartitionName(r.name, stage, 0))-1]) {
+			continue // of this stage, but on another node, and a copy of it here
 		}
 		store, err := r.system.db.Store(name)
 		if err != nil {
@@ -448,8 +519,13 @@ func (r *progressReader) Next(_ context.Context, max int) ([]transport.Message, 
 	return ms, err
 }
 
-// lowest is the lowest position of an input among its receivers.
+// lowest is the lowest position of an input among its receivers here.
 func (r *Running) lowest(ctx context.Context, d *Dealer, input int, info transport.Info) (uint64, error) {
+	return r.begin(ctx, d, input, info, nil)
+}
+
+// begin finds the place from which a dealer is to read, and tells it what partitions have been dealt already.
+func (r *Running) begin(ctx context.Context, d *Dealer, input int, info transport.Info, known map[*cell]uint64) (uint64, error) {
 	low, some := uint64(0), false
 	var fault error
 	d.Receivers(func(stage string, number int) {
@@ -457,8 +533,16 @@ func (r *Running) lowest(ctx context.Context, d *Dealer, input int, info transpo
 		if c == nil || c.dead() {
 			return
 		}
+		if at, ok := known[c]; ok {
+			d.Skip(stage, number, at)
+			if !some || at < low {
+				low, some = at, true
+			}
+			return
+		}
+		var at uint64 // of this question alone: it may still be answered when nobody waits for it any more
 		err := c.ask(ctx, func(p *Partition) error {
-			at := p.Sequence(input)
+			at = p.Sequence(input)
 			if pos := p.position(input); pos != nil {
 				in := &d.flow.Inputs[input]
 				if pos.Created != in.Created {
@@ -466,12 +550,14 @@ func (r *Running) lowest(ctx context.Context, d *Dealer, input int, info transpo
 						in.Stream, info.Created.UTC().Format(time.RFC3339), p.name, time.Unix(0, pos.Created).UTC().Format(time.RFC3339))
 				}
 			}
+			return nil
+		})
+		switch {
+		case err == nil:
 			if !some || at < low {
 				low, some = at, true
 			}
-			return nil
-		})
-		if err != nil && !c.dead() && fault == nil {
+		case !c.dead() && fault == nil:
 			fault = err
 		}
 	})
@@ -480,7 +566,7 @@ func (r *Running) lowest(ctx context.Context, d *Dealer, input int, info transpo
 
 // failed is told by a cell that its partition is of no use any more.
 func (r *Running) failed(c *cell, err error) {
-	if r.ctx.Err() != nil {
+	if c.ctx.Err() != nil {
 		return
 	}
 	r.log.Error("partition stopped", "partition", c.name, "error", err)
@@ -514,12 +600,19 @@ func final(err error) bool {
 	return errors.Is(err, ErrStopped) || errors.Is(err, ErrDamagedLog) || errors.Is(err, ErrInput)
 }
 
-// watch opens partitions again that stopped for a passing reason, with a growing delay.
+// watch follows the placement, and opens partitions again that stopped for a passing reason, with a growing delay.
 func (r *Running) watch() {
 	for try := 0; ; try++ {
 		select {
 		case <-r.ctx.Done():
 			return
+		case <-r.replaced:
+			try = 0
+			if err := r.follow(r.ctx); err != nil && r.ctx.Err() == nil {
+				r.log.Warn("partitions could not be opened", "error", err)
+				time.AfterFunc(time.Second, r.poke)
+			}
+			continue
 		case <-r.restart:
 		}
 		if r.system.clock.Sleep(r.ctx, min(200*time.Millisecond<<min(try, 6), 10*time.Second)) != nil {
@@ -537,20 +630,25 @@ func (r *Running) watch() {
 
 // Reopen opens the partitions again that have stopped; with all, those too that are waiting for people.
 func (r *Running) Reopen(ctx context.Context, all bool) error {
-	r.undeal()
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	before := r.undeal()
 	if all {
 		r.mu.Lock()
 		r.fenced = 0
 		r.mu.Unlock()
+		before = nil // inputs that have stopped are looked at again, too
 	}
 	err := r.open(ctx, all)
-	r.deal()
+	r.deal(before)
 	return err
 }
 
 // AcceptInputs takes the flow's inputs as they are now: those that have stopped because they are not what they
 // were are read from their beginning, or from now on.
 func (r *Running) AcceptInputs(ctx context.Context, now bool) error {
+	r.changing.Lock()
+	defer r.changing.Unlock()
 	f := r.Definition()
 	r.mu.Lock()
 	stopped := make(map[int]bool)
@@ -561,7 +659,7 @@ func (r *Running) AcceptInputs(ctx context.Context, now bool) error {
 	}
 	r.mu.Unlock()
 	r.undeal()
-	defer r.deal()
+	defer r.deal(nil)
 	for i := range f.Inputs {
 		if !stopped[i] {
 			continue
@@ -601,7 +699,7 @@ func (r *Running) Committed(ctx context.Context, stream string) (uint64, error) 
 				return 0, nil // its position is not known here: nothing may go
 			}
 		}
-		at, err := r.lowest(ctx, NewDealer(f, i, r.system.opt.Partitions, r), i, transport.Info{})
+		at, err := r.lowest(ctx, r.newDealer(f, i), i, transport.Info{})
 		if err != nil {
 			return 0, err
 		}
@@ -612,8 +710,8 @@ func (r *Running) Committed(ctx context.Context, stream string) (uint64, error) 
 	return low, nil
 }
 
-// undeal ends all dealers and waits for them.
-func (r *Running) undeal() {
+// undeal ends all dealers, waits for them, and returns what they have delivered.
+func (r *Running) undeal() delivered {
 	r.mu.Lock()
 	deals := r.deals
 	r.deals = nil
@@ -621,9 +719,24 @@ func (r *Running) undeal() {
 	for _, d := range deals {
 		d.cancel()
 	}
+	all := make(delivered)
 	for _, d := range deals {
 		<-d.done
+		d.mu.Lock()
+		dealer := d.dealer
+		d.mu.Unlock()
+		if dealer == nil {
+			continue // it never began, or has failed
+		}
+		known := make(map[*cell]uint64)
+		dealer.Delivered(func(stage string, number int, at uint64) {
+			if c := r.cell(PartitionName(r.name, stage, number)); c != nil {
+				known[c] = at
+			}
+		})
+		all[d.flow.Inputs[d.input].Name] = known
 	}
+	return all
 }
 
 // Stop ends the flow on this node: no more input, the batch at hand is finished, the rest is read again later.
@@ -647,6 +760,11 @@ func (r *Running) Stop(ctx context.Context) error {
 		r.system.meter.gone(c.name)
 	}
 	r.wg.Wait()
+	r.mu.Lock()
+	copies := r.copies
+	r.mu.Unlock()
+	copies.stopAll()
+	r.notePlaced(0, 0)
 	r.system.mu.Lock()
 	delete(r.system.flows, r.name)
 	r.system.mu.Unlock()
@@ -720,29 +838,31 @@ func (r *Running) busy(ctx context.Context) (bool, error) {
 // one, and written is called, before any row meets the new one. If the drain or written fails, the flow goes on under
 // the old one, unless written's error is transport.ErrDoubt; on any other error the flow has stopped.
 func (r *Running) Change(ctx context.Context, f *Flow, written func() error) error {
+	r.changing.Lock()
+	defer r.changing.Unlock()
 	moves, err := r.moves(ctx, f)
 	if err != nil {
 		return err
 	}
 	if err := r.Drain(ctx); err != nil {
 		r.undeal()
-		r.deal() // on as before
+		r.deal(nil) // on as before
 		return fmt.Errorf("flow %s: drain: %w", f.Name, err)
 	}
 	r.undeal()
 	if err := r.system.ensure(ctx, f); err != nil {
-		r.deal()
+		r.deal(nil)
 		return err
 	}
 	if err := r.move(ctx, moves); err != nil {
-		r.deal()
+		r.deal(nil)
 		return err
 	}
 	if err := written(); err != nil {
 		if errors.Is(err, transport.ErrDoubt) { // then no partition may read on, neither the former ones nor the next
 			return fmt.Errorf("flow %s: whether revision %d is in force is not known until the node starts again: %w", f.Name, f.Revision, err)
 		}
-		r.deal()
+		r.deal(nil)
 		return err
 	}
 	r.mu.Lock()
@@ -756,7 +876,7 @@ func (r *Running) Change(ctx context.Context, f *Flow, written func() error) err
 	if err := r.open(ctx, false); err != nil { // stages that are new
 		return err
 	}
-	r.deal()
+	r.deal(nil)
 	return nil
 }
 
@@ -974,6 +1094,13 @@ func (r *Running) watchHandOffs(ctx context.Context) {
 	if err != nil {
 		return // the next tick asks again
 	}
+	if r.system.placed() { // how far the dealers of other nodes are is seen by what is left
+		if info.Messages > handOffsWaiting {
+			r.cutHandOffs(ctx)
+		}
+		r.congested.Store(info.Messages > 4*handOffsWaiting)
+		return
+	}
 	r.congested.Store(info.Last-min(info.Last, hop.dealt.Load()) > handOffsWaiting)
 }
 
@@ -998,13 +1125,44 @@ func (r *Running) cutHandOffs(ctx context.Context) {
 				return
 			}
 		}
-		low, err := r.lowest(ctx, NewDealer(f, i, r.system.opt.Partitions, r), i, info)
+		if r.system.placed() {
+			r.cutOwn(ctx, i)
+			continue
+		}
+		low, err := r.lowest(ctx, r.newDealer(f, i), i, info)
 		if err == nil && low >= info.First {
 			err = r.system.streams.Cut(ctx, stream, "", low+1)
 		}
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("hand-offs were not cut", "error", err)
 		}
+	}
+}
+
+// cutOwn removes the hand-offs that each partition here has committed: those to partitions of other nodes are theirs to
+// remove.
+func (r *Running) cutOwn(ctx context.Context, input int) {
+	for c := range r.ready() {
+		var at uint64
+		err := c.query(ctx, func(p *Partition) error {
+			at = p.Sequence(input)
+			return nil
+		})
+		c.mu.Lock()
+		cut := c.cut
+		c.mu.Unlock()
+		if err != nil || at <= cut {
+			continue
+		}
+		if err := r.system.streams.Cut(ctx, HandOffStream(r.name), receiverSubjects(r.name, c.stage, c.number), at+1); err != nil {
+			if ctx.Err() == nil {
+				r.log.Warn("hand-offs were not cut", "partition", c.name, "error", err)
+			}
+			continue
+		}
+		c.mu.Lock()
+		c.cut = at
+		c.mu.Unlock()
 	}
 }
 
