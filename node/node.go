@@ -283,8 +283,9 @@ func (n *Node) connect(ctx context.Context) (err error) {
 	if n.conn, err = nats.Connect(ctx, o); err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	n.streams = nats.NewStreams(n.conn, nats.StreamsOptions{SyncAlways: power})
-	n.objects, err = nats.NewObjects(n.conn, "KISFLOW_SNAPSHOTS")
+	streams := nats.NewStreams(n.conn, nats.StreamsOptions{SyncAlways: power})
+	n.streams = streams
+	n.objects, err = nats.NewObjects(streams, nats.SnapshotBucket)
 	return err
 }
 

@@ -532,7 +532,7 @@ func TestNearlyFullDisk(t *testing.T) {
 	_, err := streams.Append(t.Context(), "S", numbered(1)[0])
 	_, err2 := streams.AppendAll(t.Context(), "S", numbered(2))
 	_, err3 := streams.Publish(t.Context(), "S", numbered(2))
-	objects, _ := NewObjects(c, SnapshotBucket)
+	objects, _ := NewObjects(streams, SnapshotBucket)
 	err4 := objects.Put(t.Context(), "x", strings.NewReader("x"))
 	for i, err := range []error{err, err2, err3, err4} {
 		if !errors.Is(err, transport.ErrFull) {

@@ -77,20 +77,23 @@ func outside(sync bool) func(t *testing.T) transporttest.Answer {
 func answer(t *testing.T, c *Conn, s *Server, opt StreamsOptions) transporttest.Answer {
 	t.Helper()
 	opt.AckTimeout = 30 * time.Second // a test must not fail because its disk is slow
-	objects, err := NewObjects(c, SnapshotBucket)
+	streams := NewStreams(c, opt)
+	objects, err := NewObjects(streams, SnapshotBucket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return transporttest.Answer{
-		Streams: NewStreams(c, opt), Objects: objects,
+		Streams: streams, Objects: objects,
 		DropConsumers:   func(stream string) int { return dropConsumers(t, c, stream) },
 		DropConnections: func() { dropConnections(t, s) },
-		Corrupt: func(string) { // one chunk is gone
-			m, err := NewStreams(c, opt).LastOn(t.Context(), "OBJ_"+SnapshotBucket, "$O."+SnapshotBucket+".C.>")
+		Corrupt: func(name string) { // other bytes than its header says
+			m, err := streams.LastOn(t.Context(), SnapshotBucket, objects.subject(name))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := c.api(t.Context(), "STREAM.MSG.DELETE.OBJ_"+SnapshotBucket, map[string]any{"seq": m.Sequence - 1}, nil); err != nil {
+			m.Data[0] ^= 1
+			if _, err := streams.Append(t.Context(), SnapshotBucket, transport.Outgoing{Subject: m.Subject, Data: m.Data,
+				Header: []transport.Field{{Name: objectHeader, Value: m.Get(objectHeader)}}}); err != nil {
 				t.Fatal(err)
 			}
 		},

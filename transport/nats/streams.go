@@ -408,6 +408,15 @@ func (t *Streams) LastOn(ctx context.Context, stream, subject string) (transport
 	if err := validName(stream); err != nil {
 		return transport.Message{}, err
 	}
+	m, err := t.stored(ctx, stream, map[string]any{"last_by_subj": subject})
+	if err != nil {
+		return transport.Message{}, fmt.Errorf("stream %s: last message on %s: %w", stream, subject, err)
+	}
+	return m, nil
+}
+
+// stored asks a stream's leader for one message.
+func (t *Streams) stored(ctx context.Context, stream string, which map[string]any) (transport.Message, error) {
 	var answer struct {
 		Message struct {
 			Subject string    `json:"subject"`
@@ -417,15 +426,14 @@ func (t *Streams) LastOn(ctx context.Context, stream, subject string) (transport
 			Time    time.Time `json:"time"`
 		} `json:"message"`
 	}
-	err := t.c.api(ctx, "STREAM.MSG.GET."+stream, map[string]string{"last_by_subj": subject}, &answer)
-	if err != nil {
-		return transport.Message{}, fmt.Errorf("stream %s: last message on %s: %w", stream, subject, err)
+	if err := t.c.api(ctx, "STREAM.MSG.GET."+stream, which, &answer); err != nil {
+		return transport.Message{}, err
 	}
 	m := transport.Message{Subject: answer.Message.Subject, Sequence: answer.Message.Seq, Time: answer.Message.Time.UTC(), Data: answer.Message.Data}
 	if len(answer.Message.Header) > 0 {
 		h, err := nats.DecodeHeadersMsg(answer.Message.Header)
 		if err != nil {
-			return transport.Message{}, fmt.Errorf("stream %s: header of message %d: %w", stream, m.Sequence, err)
+			return transport.Message{}, fmt.Errorf("header of message %d: %w", m.Sequence, err)
 		}
 		m.Header = fields(h)
 	}
