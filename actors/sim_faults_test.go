@@ -162,6 +162,37 @@ func (s *simStore) Scan(from, to []byte, f func(key, value []byte) bool) error {
 	return s.s.Scan(from, to, f)
 }
 
+// Snapshot gives a reader that fails as its store does.
+func (s *simStore) Snapshot() (state.Reader, error) {
+	if err := s.fault("snapshot"); err != nil {
+		return nil, err
+	}
+	r, err := s.s.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	return &simReader{s, r}, nil
+}
+
+type simReader struct {
+	s *simStore
+	state.Reader
+}
+
+func (r *simReader) Scan(from, to []byte, f func(key, value []byte) bool) error {
+	if err := r.s.fault("scan of a snapshot"); err != nil {
+		return err
+	}
+	if k := r.s.w.mutant; k != nil && k.scan != nil {
+		g := f
+		f = func(key, value []byte) bool {
+			v := k.scan(key, value)
+			return v == nil || g(key, v)
+		}
+	}
+	return r.Reader.Scan(from, to, f)
+}
+
 func (s *simStore) Clear() error {
 	if err := s.fault("clear"); err != nil {
 		return err

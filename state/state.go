@@ -26,6 +26,17 @@ type Store interface {
 	Scan(from, to []byte, f func(key, value []byte) bool) error
 	// Clear removes everything.
 	Clear() error
+	// Snapshot returns a reader of what the store holds now; it is to be closed.
+	Snapshot() (Reader, error)
+}
+
+// Reader reads a store as it was at one moment, whatever has become of it since. It may be used beside its Store,
+// by one goroutine at a time. While it is open, what it sees takes room.
+type Reader interface {
+	// Scan is the Store's, of that moment.
+	Scan(from, to []byte, f func(key, value []byte) bool) error
+	// Close may be called more than once.
+	Close() error
 }
 
 // DB holds the stores of a node's partitions.

@@ -278,17 +278,64 @@ func (s *Store) Scan(from, to []byte, f func(key, value []byte) bool) error {
 	}
 	keys := s.sorted()
 	s.mu.Unlock() // f may call Get
+	scan(keys, from, to, f, func(key string) ([]byte, bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		v, ok := s.values[key]
+		return v, ok
+	})
+	return nil
+}
+
+// scan calls f for those of the keys that have a value.
+func scan(keys []string, from, to []byte, f func(key, value []byte) bool, get func(key string) ([]byte, bool)) {
 	i, _ := slices.BinarySearch(keys, string(from))
 	var k, v []byte
 	for ; i < len(keys) && (to == nil || keys[i] < string(to)); i++ {
-		s.mu.Lock()
-		value, ok := s.values[keys[i]]
+		value, ok := get(keys[i])
 		k, v = append(k[:0], keys[i]...), append(v[:0], value...)
-		s.mu.Unlock()
 		if ok && !f(k, v) {
-			break
+			return
 		}
 	}
+}
+
+// Snapshot returns a reader of what the store holds now. It copies the map, though not the values.
+func (s *Store) Snapshot() (state.Reader, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errClosed
+	}
+	return &Reader{s: s, keys: s.sorted(), values: maps.Clone(s.values)}, nil
+}
+
+// Reader is a store as it was.
+type Reader struct {
+	s      *Store
+	keys   []string
+	values map[string][]byte
+	closed bool
+}
+
+// Scan calls f in order for the keys in [from, to).
+func (r *Reader) Scan(from, to []byte, f func(key, value []byte) bool) error {
+	r.s.mu.Lock()
+	closed := r.s.closed
+	r.s.mu.Unlock()
+	if closed || r.closed {
+		return errClosed
+	}
+	scan(r.keys, from, to, f, func(key string) ([]byte, bool) {
+		v, ok := r.values[key]
+		return v, ok
+	})
+	return nil
+}
+
+// Close lets go of the copy.
+func (r *Reader) Close() error {
+	r.closed, r.keys, r.values = true, nil, nil
 	return nil
 }
 
@@ -348,6 +395,7 @@ func (s *Store) Rewind(n int) {
 }
 
 var (
-	_ state.DB    = (*DB)(nil)
-	_ state.Store = (*Store)(nil)
+	_ state.DB     = (*DB)(nil)
+	_ state.Store  = (*Store)(nil)
+	_ state.Reader = (*Reader)(nil)
 )

@@ -111,8 +111,9 @@ type DB struct {
 	lock   *crdb.Lock
 	ledger *ledger
 
-	mu     sync.Mutex
-	stores map[string]*Store
+	mu      sync.Mutex
+	stores  map[string]*Store
+	readers map[*Reader]struct{} // open ones
 
 	users  gate
 	stuck  atomic.Int64
@@ -130,12 +131,13 @@ func Open(dir string, o Options) (*DB, error) {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
 	d := &DB{
-		opt:    o,
-		dir:    dir,
-		fail:   newFailure(o.Logger),
-		stores: make(map[string]*Store),
-		stop:   make(chan struct{}),
-		closed: make(chan struct{}),
+		opt:     o,
+		dir:     dir,
+		fail:    newFailure(o.Logger),
+		stores:  make(map[string]*Store),
+		readers: make(map[*Reader]struct{}),
+		stop:    make(chan struct{}),
+		closed:  make(chan struct{}),
 	}
 	if err := d.open(); err != nil {
 		return nil, fmt.Errorf("open state in %s: %w", dir, err)
@@ -492,6 +494,9 @@ func (d *DB) attend() {
 	for {
 		select {
 		case <-empty:
+			for r := range d.readers { // nobody uses one any more
+				_ = r.snapshot.Close()
+			}
 			d.ending = errors.Join(d.closeDB(), d.ledger.close(), d.lock.Close())
 			return
 		case now := <-tick.C:
@@ -666,6 +671,15 @@ func (s *Store) fill(b *crdb.Batch, changes []state.Change) error {
 
 // Scan calls f in order for the keys in [from, to).
 func (s *Store) Scan(from, to []byte, f func(key, value []byte) bool) error {
+	err := s.d.use(func(db *crdb.DB) error { return s.scan(db, from, to, f) })
+	if err != nil {
+		return fmt.Errorf("store %s: scan: %w", s.name, err)
+	}
+	return nil
+}
+
+// scan reads the store's keys from the database, or from a snapshot of it.
+func (s *Store) scan(db crdb.Reader, from, to []byte, f func(key, value []byte) bool) error {
 	lower := append(s.prefix[:prefixSize:prefixSize], from...)
 	if len(from) == 0 {
 		lower = append(lower, 0) // behind the name
@@ -674,27 +688,80 @@ func (s *Store) Scan(from, to []byte, f func(key, value []byte) bool) error {
 	if to != nil {
 		upper = append(s.prefix[:prefixSize:prefixSize], to...)
 	}
-	err := s.d.use(func(db *crdb.DB) (err error) {
-		it, err := db.NewIter(&crdb.IterOptions{LowerBound: lower, UpperBound: upper})
+	it, err := db.NewIter(&crdb.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		value, err := it.ValueAndErr()
 		if err != nil {
-			return err
+			return errors.Join(err, it.Close())
 		}
-		defer func() { err = errors.Join(err, it.Close()) }()
-		for ok := it.First(); ok; ok = it.Next() {
-			value, err := it.ValueAndErr()
-			if err != nil {
-				return err
-			}
-			if !f(it.Key()[prefixSize:], value) {
-				return nil
-			}
+		if !f(it.Key()[prefixSize:], value) {
+			break
 		}
-		return it.Error()
+	}
+	return errors.Join(it.Error(), it.Close())
+}
+
+// Snapshot returns a reader of what the store holds now.
+func (s *Store) Snapshot() (state.Reader, error) {
+	r := &Reader{s: s}
+	err := s.d.use(func(db *crdb.DB) error {
+		r.snapshot = db.NewSnapshot()
+		s.d.mu.Lock()
+		defer s.d.mu.Unlock()
+		s.d.readers[r] = struct{}{}
+		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("store %s: scan: %w", s.name, err)
+		return nil, fmt.Errorf("store %s: snapshot: %w", s.name, err)
+	}
+	return r, nil
+}
+
+// Reader is one partition's store as it was.
+type Reader struct {
+	s        *Store
+	snapshot *crdb.Snapshot
+}
+
+// Scan calls f in order for the keys in [from, to).
+func (r *Reader) Scan(from, to []byte, f func(key, value []byte) bool) error {
+	err := r.s.d.use(func(*crdb.DB) error {
+		if !r.open() {
+			return errReaderClosed
+		}
+		return r.s.scan(r.snapshot, from, to, f)
+	})
+	if err != nil {
+		return fmt.Errorf("store %s: scan of a snapshot: %w", r.s.name, err)
 	}
 	return nil
+}
+
+var errReaderClosed = errors.New("the reader is closed")
+
+func (r *Reader) open() bool {
+	r.s.d.mu.Lock()
+	defer r.s.d.mu.Unlock()
+	_, open := r.s.d.readers[r]
+	return open
+}
+
+// Close lets go of what the reader keeps. After the database's Close there is nothing to let go of.
+func (r *Reader) Close() error {
+	if !r.s.d.users.enter() {
+		return nil
+	}
+	defer r.s.d.users.leave()
+	if !r.open() {
+		return nil
+	}
+	r.s.d.mu.Lock()
+	delete(r.s.d.readers, r)
+	r.s.d.mu.Unlock()
+	return r.snapshot.Close()
 }
 
 // Clear removes everything.
@@ -710,6 +777,7 @@ func (s *Store) Clear() error {
 }
 
 var (
-	_ state.DB    = (*DB)(nil)
-	_ state.Store = (*Store)(nil)
+	_ state.DB     = (*DB)(nil)
+	_ state.Store  = (*Store)(nil)
+	_ state.Reader = (*Reader)(nil)
 )

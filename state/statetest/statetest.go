@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"sort"
+	"sync"
 	"testing"
 
 	"github.com/kisflow/kisflow/state"
@@ -23,6 +24,7 @@ func Run(t *testing.T, open func(t *testing.T) state.DB, reopen func(t *testing.
 	}{
 		{"get", testGet}, {"install", testInstall}, {"ownership", testOwnership}, {"scan", testScan},
 		{"clear", testClear}, {"partitions", testPartitions}, {"model", testModel}, {"misuse", testMisuse},
+		{"snapshot", testSnapshot},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			db := open(t)
@@ -77,8 +79,10 @@ func expect(t *testing.T, s state.Store, key, want string) {
 	}
 }
 
-// Dump returns a store's content as "key=value" in the order of Scan.
-func Dump(s state.Store) ([]string, error) {
+// Dump returns the content of a store, or of a reader, as "key=value" in the order of Scan.
+func Dump(s interface {
+	Scan(from, to []byte, f func(key, value []byte) bool) error
+}) ([]string, error) {
 	var all []string
 	err := s.Scan(nil, nil, func(k, v []byte) bool {
 		all = append(all, string(k)+"="+string(v))
@@ -227,6 +231,66 @@ func testClear(t *testing.T, db state.DB) {
 	expectAll(t, p)
 }
 
+// A reader sees what there was, whatever becomes of its store, and beside it.
+func testSnapshot(t *testing.T, db state.DB) {
+	s := mustStore(t, db, "p")
+	install(t, mustStore(t, db, "q"), "a", "no")
+	read := func(r state.Reader, want ...string) {
+		t.Helper()
+		got, err := Dump(r)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("the reader has %q, %v; want %q", got, err, want)
+		}
+	}
+	snapshot := func() state.Reader {
+		t.Helper()
+		r, err := s.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	empty := snapshot()
+	install(t, s, "a", "1", "b", "2", "c", "3")
+	first := snapshot()
+	install(t, s, "b", "-", "c", "4", "d", "5")
+	second := snapshot()
+	if err := s.Clear(); err != nil {
+		t.Fatal(err)
+	}
+	install(t, s, "e", "6")
+	if err := db.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	read(empty)
+	read(first, "a=1", "b=2", "c=3")
+	read(second, "a=1", "c=4", "d=5")
+	n := 0
+	if err := second.Scan([]byte("b"), []byte("d"), func(k, _ []byte) bool { n++; return string(k) == "c" }); err != nil || n != 1 {
+		t.Errorf("a part of a reader has %d keys, %v", n, err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for range 50 {
+			read(first, "a=1", "b=2", "c=3")
+		}
+	})
+	for i := range 50 {
+		install(t, s, "a", fmt.Sprint(i), "e", "-")
+		expect(t, s, "a", fmt.Sprint(i))
+	}
+	all.Wait()
+	for _, r := range []state.Reader{empty, first, first} {
+		if err := r.Close(); err != nil {
+			t.Errorf("close of a reader: %v", err)
+		}
+	}
+	if err := first.Scan(nil, nil, func(_, _ []byte) bool { return true }); err == nil {
+		t.Error("a closed reader reads on")
+	}
+	read(second, "a=1", "c=4", "d=5") // it is left open: the database's Close closes it
+}
+
 func partitions(t *testing.T, db state.DB, want ...string) {
 	t.Helper()
 	got, err := db.Partitions()
@@ -281,9 +345,14 @@ func testMisuse(t *testing.T, db state.DB) {
 func testClosed(t *testing.T, db state.DB) {
 	s := mustStore(t, db, "p")
 	install(t, s, "a", "1")
+	r, err := s.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
+	_, snapshotErr := s.Snapshot()
 	_, getErr := s.Get([]byte("a"))
 	_, storeErr := db.Store("q")
 	_, partitionsErr := db.Partitions()
@@ -296,10 +365,15 @@ func testClosed(t *testing.T, db state.DB) {
 		"Partitions": partitionsErr,
 		"Drop":       db.Drop("p"),
 		"Flush":      db.Flush(),
+		"Snapshot":   snapshotErr,
+		"a reader":   r.Scan(nil, nil, func(_, _ []byte) bool { return true }),
 	} {
 		if err == nil {
 			t.Errorf("%s after Close gave no error", call)
 		}
+	}
+	if err := r.Close(); err != nil {
+		t.Errorf("close of a reader after its database: %v", err)
 	}
 }
 
