@@ -1551,6 +1551,634 @@ func (x *Timer) GetQueued() int64 {
 	return 0
 }
 
+// ClusterMember is a member's key in the bucket of the cluster: who it is and, by being written again and again, that
+// it lives.
+type ClusterMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Format        uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`          // of this message; 1
+	Cluster       string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`         // its name
+	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`               // stable over restarts
+	Incarnation   string                 `protobuf:"bytes,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // of this membership: another one after each start and each lapse
+	Address       string                 `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`         // where other nodes reach it
+	Api           string                 `protobuf:"bytes,6,opt,name=api,proto3" json:"api,omitempty"`                 // base URL of its API
+	Version       string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	Weight        uint32                 `protobuf:"varint,8,opt,name=weight,proto3" json:"weight,omitempty"`
+	Started       int64                  `protobuf:"varint,9,opt,name=started,proto3" json:"started,omitempty"`  // the process, unix nanoseconds, for people
+	Lease         int64                  `protobuf:"varint,10,opt,name=lease,proto3" json:"lease,omitempty"`     // nanoseconds without a renewal after which it is dead
+	Renewal       uint64                 `protobuf:"varint,11,opt,name=renewal,proto3" json:"renewal,omitempty"` // 1, 2, 3, ... of the incarnation: which of its writes this is
+	Leaving       bool                   `protobuf:"varint,12,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Standbys      uint32                 `protobuf:"varint,13,opt,name=standbys,proto3" json:"standbys,omitempty"` // what it was told; the highest of the live members' counts
+	Moves         uint32                 `protobuf:"varint,14,opt,name=moves,proto3" json:"moves,omitempty"`       // the same
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterMember) Reset() {
+	*x = ClusterMember{}
+	mi := &file_kisflow_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterMember) ProtoMessage() {}
+
+func (x *ClusterMember) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterMember.ProtoReflect.Descriptor instead.
+func (*ClusterMember) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ClusterMember) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *ClusterMember) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ClusterMember) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ClusterMember) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *ClusterMember) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ClusterMember) GetApi() string {
+	if x != nil {
+		return x.Api
+	}
+	return ""
+}
+
+func (x *ClusterMember) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ClusterMember) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *ClusterMember) GetStarted() int64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *ClusterMember) GetLease() int64 {
+	if x != nil {
+		return x.Lease
+	}
+	return 0
+}
+
+func (x *ClusterMember) GetRenewal() uint64 {
+	if x != nil {
+		return x.Renewal
+	}
+	return 0
+}
+
+func (x *ClusterMember) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+func (x *ClusterMember) GetStandbys() uint32 {
+	if x != nil {
+		return x.Standbys
+	}
+	return 0
+}
+
+func (x *ClusterMember) GetMoves() uint32 {
+	if x != nil {
+		return x.Moves
+	}
+	return 0
+}
+
+// ClusterTable says for each group of partitions who owns it. Its sequence in the stream is the table's number.
+type ClusterTable struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Format        uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`  // of this message; 1
+	Cluster       string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"` // its name
+	Nodes         []*ClusterNode         `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Groups        []*ClusterGroup        `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
+	Draining      []string               `protobuf:"bytes,5,rep,name=draining,proto3" json:"draining,omitempty"` // nodes marked by people, whether there or not
+	Writer        string                 `protobuf:"bytes,6,opt,name=writer,proto3" json:"writer,omitempty"`     // incarnation that wrote it
+	Write         uint64                 `protobuf:"varint,7,opt,name=write,proto3" json:"write,omitempty"`      // 1, 2, 3, ... of the writer: equal bytes are the same write
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterTable) Reset() {
+	*x = ClusterTable{}
+	mi := &file_kisflow_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterTable) ProtoMessage() {}
+
+func (x *ClusterTable) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterTable.ProtoReflect.Descriptor instead.
+func (*ClusterTable) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ClusterTable) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *ClusterTable) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ClusterTable) GetNodes() []*ClusterNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *ClusterTable) GetGroups() []*ClusterGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *ClusterTable) GetDraining() []string {
+	if x != nil {
+		return x.Draining
+	}
+	return nil
+}
+
+func (x *ClusterTable) GetWriter() string {
+	if x != nil {
+		return x.Writer
+	}
+	return ""
+}
+
+func (x *ClusterTable) GetWrite() uint64 {
+	if x != nil {
+		return x.Write
+	}
+	return 0
+}
+
+// ClusterNode is a node that the groups speak of.
+type ClusterNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Incarnation   string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // the one that may own what the node is said to own
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterNode) Reset() {
+	*x = ClusterNode{}
+	mi := &file_kisflow_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterNode) ProtoMessage() {}
+
+func (x *ClusterNode) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterNode.ProtoReflect.Descriptor instead.
+func (*ClusterNode) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ClusterNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClusterNode) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+// ClusterGroup names nodes by their place in the list, from 1; 0 is none.
+type ClusterGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Owner         uint32                 `protobuf:"varint,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	Next          uint32                 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"`                // a planned move is under way
+	Ready         bool                   `protobuf:"varint,3,opt,name=ready,proto3" json:"ready,omitempty"`              // next has caught up
+	Standbys      []uint32               `protobuf:"varint,4,rep,packed,name=standbys,proto3" json:"standbys,omitempty"` // the first one takes over
+	Former        uint32                 `protobuf:"varint,5,opt,name=former,proto3" json:"former,omitempty"`            // owned it before; its copy is the next best
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterGroup) Reset() {
+	*x = ClusterGroup{}
+	mi := &file_kisflow_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterGroup) ProtoMessage() {}
+
+func (x *ClusterGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterGroup.ProtoReflect.Descriptor instead.
+func (*ClusterGroup) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ClusterGroup) GetOwner() uint32 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
+}
+
+func (x *ClusterGroup) GetNext() uint32 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *ClusterGroup) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *ClusterGroup) GetStandbys() []uint32 {
+	if x != nil {
+		return x.Standbys
+	}
+	return nil
+}
+
+func (x *ClusterGroup) GetFormer() uint32 {
+	if x != nil {
+		return x.Former
+	}
+	return 0
+}
+
+// ClusterLock is the key that a change of the whole cluster holds.
+type ClusterLock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Format        uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"` // of this message; 1
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Incarnation   string                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	What          string                 `protobuf:"bytes,4,opt,name=what,proto3" json:"what,omitempty"`    // it does, for people
+	Since         int64                  `protobuf:"varint,5,opt,name=since,proto3" json:"since,omitempty"` // unix nanoseconds, for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterLock) Reset() {
+	*x = ClusterLock{}
+	mi := &file_kisflow_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterLock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterLock) ProtoMessage() {}
+
+func (x *ClusterLock) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterLock.ProtoReflect.Descriptor instead.
+func (*ClusterLock) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ClusterLock) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *ClusterLock) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ClusterLock) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *ClusterLock) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *ClusterLock) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+// ClusterCall is a message from one node to another, or to a virtual actor there.
+type ClusterCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"` // the node that calls
+	Flow          string                 `protobuf:"bytes,2,opt,name=flow,proto3" json:"flow,omitempty"` // the virtual actor: empty for a call to the node
+	Step          string                 `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
+	Key           string                 `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	Partition     string                 `protobuf:"bytes,5,opt,name=partition,proto3" json:"partition,omitempty"`
+	Group         uint32                 `protobuf:"varint,6,opt,name=group,proto3" json:"group,omitempty"`
+	Method        string                 `protobuf:"bytes,7,opt,name=method,proto3" json:"method,omitempty"`
+	Body          []byte                 `protobuf:"bytes,8,opt,name=body,proto3" json:"body,omitempty"`
+	Timeout       int64                  `protobuf:"varint,9,opt,name=timeout,proto3" json:"timeout,omitempty"` // nanoseconds left
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterCall) Reset() {
+	*x = ClusterCall{}
+	mi := &file_kisflow_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterCall) ProtoMessage() {}
+
+func (x *ClusterCall) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterCall.ProtoReflect.Descriptor instead.
+func (*ClusterCall) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ClusterCall) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ClusterCall) GetFlow() string {
+	if x != nil {
+		return x.Flow
+	}
+	return ""
+}
+
+func (x *ClusterCall) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *ClusterCall) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ClusterCall) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *ClusterCall) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *ClusterCall) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *ClusterCall) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *ClusterCall) GetTimeout() int64 {
+	if x != nil {
+		return x.Timeout
+	}
+	return 0
+}
+
+// ClusterAnswer answers a ClusterCall.
+type ClusterAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Body          []byte                 `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
+	Failed        bool                   `protobuf:"varint,2,opt,name=failed,proto3" json:"failed,omitempty"`
+	Code          string                 `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"` // of the error
+	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterAnswer) Reset() {
+	*x = ClusterAnswer{}
+	mi := &file_kisflow_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterAnswer) ProtoMessage() {}
+
+func (x *ClusterAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterAnswer.ProtoReflect.Descriptor instead.
+func (*ClusterAnswer) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ClusterAnswer) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *ClusterAnswer) GetFailed() bool {
+	if x != nil {
+		return x.Failed
+	}
+	return false
+}
+
+func (x *ClusterAnswer) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *ClusterAnswer) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 var File_kisflow_proto protoreflect.FileDescriptor
 
 const file_kisflow_proto_rawDesc = "" +
@@ -1708,7 +2336,61 @@ const file_kisflow_proto_rawDesc = "" +
 	"processing\x18\x02 \x01(\bR\n" +
 	"processing\x12\x0e\n" +
 	"\x02at\x18\x03 \x01(\x12R\x02at\x12\x16\n" +
-	"\x06queued\x18\x04 \x01(\x12R\x06queued*9\n" +
+	"\x06queued\x18\x04 \x01(\x12R\x06queued\"\xeb\x02\n" +
+	"\rClusterMember\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\tR\vincarnation\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x10\n" +
+	"\x03api\x18\x06 \x01(\tR\x03api\x12\x18\n" +
+	"\aversion\x18\a \x01(\tR\aversion\x12\x16\n" +
+	"\x06weight\x18\b \x01(\rR\x06weight\x12\x18\n" +
+	"\astarted\x18\t \x01(\x03R\astarted\x12\x14\n" +
+	"\x05lease\x18\n" +
+	" \x01(\x03R\x05lease\x12\x18\n" +
+	"\arenewal\x18\v \x01(\x04R\arenewal\x12\x18\n" +
+	"\aleaving\x18\f \x01(\bR\aleaving\x12\x1a\n" +
+	"\bstandbys\x18\r \x01(\rR\bstandbys\x12\x14\n" +
+	"\x05moves\x18\x0e \x01(\rR\x05moves\"\xe5\x01\n" +
+	"\fClusterTable\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12*\n" +
+	"\x05nodes\x18\x03 \x03(\v2\x14.kisflow.ClusterNodeR\x05nodes\x12-\n" +
+	"\x06groups\x18\x04 \x03(\v2\x15.kisflow.ClusterGroupR\x06groups\x12\x1a\n" +
+	"\bdraining\x18\x05 \x03(\tR\bdraining\x12\x16\n" +
+	"\x06writer\x18\x06 \x01(\tR\x06writer\x12\x14\n" +
+	"\x05write\x18\a \x01(\x04R\x05write\"C\n" +
+	"\vClusterNode\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\tR\vincarnation\"\x82\x01\n" +
+	"\fClusterGroup\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\rR\x05owner\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\rR\x04next\x12\x14\n" +
+	"\x05ready\x18\x03 \x01(\bR\x05ready\x12\x1a\n" +
+	"\bstandbys\x18\x04 \x03(\rR\bstandbys\x12\x16\n" +
+	"\x06former\x18\x05 \x01(\rR\x06former\"\x85\x01\n" +
+	"\vClusterLock\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\tR\vincarnation\x12\x12\n" +
+	"\x04what\x18\x04 \x01(\tR\x04what\x12\x14\n" +
+	"\x05since\x18\x05 \x01(\x03R\x05since\"\xd5\x01\n" +
+	"\vClusterCall\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x12\n" +
+	"\x04flow\x18\x02 \x01(\tR\x04flow\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\tR\x04step\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\x12\x1c\n" +
+	"\tpartition\x18\x05 \x01(\tR\tpartition\x12\x14\n" +
+	"\x05group\x18\x06 \x01(\rR\x05group\x12\x16\n" +
+	"\x06method\x18\a \x01(\tR\x06method\x12\x12\n" +
+	"\x04body\x18\b \x01(\fR\x04body\x12\x18\n" +
+	"\atimeout\x18\t \x01(\x03R\atimeout\"c\n" +
+	"\rClusterAnswer\x12\x12\n" +
+	"\x04body\x18\x01 \x01(\fR\x04body\x12\x16\n" +
+	"\x06failed\x18\x02 \x01(\bR\x06failed\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\tR\x04code\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text*9\n" +
 	"\x04Kind\x12\n" +
 	"\n" +
 	"\x06COMMIT\x10\x00\x12\t\n" +
@@ -1736,23 +2418,30 @@ func file_kisflow_proto_rawDescGZIP() []byte {
 }
 
 var file_kisflow_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kisflow_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_kisflow_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_kisflow_proto_goTypes = []any{
-	(Kind)(0),          // 0: kisflow.Kind
-	(Control)(0),       // 1: kisflow.Control
-	(*Record)(nil),     // 2: kisflow.Record
-	(*Position)(nil),   // 3: kisflow.Position
-	(*Origin)(nil),     // 4: kisflow.Origin
-	(*Watermark)(nil),  // 5: kisflow.Watermark
-	(*Outputs)(nil),    // 6: kisflow.Outputs
-	(*Settled)(nil),    // 7: kisflow.Settled
-	(*Meta)(nil),       // 8: kisflow.Meta
-	(*Envelope)(nil),   // 9: kisflow.Envelope
-	(*Identity)(nil),   // 10: kisflow.Identity
-	(*DeadLetter)(nil), // 11: kisflow.DeadLetter
-	(*Pending)(nil),    // 12: kisflow.Pending
-	(*Value)(nil),      // 13: kisflow.Value
-	(*Timer)(nil),      // 14: kisflow.Timer
+	(Kind)(0),             // 0: kisflow.Kind
+	(Control)(0),          // 1: kisflow.Control
+	(*Record)(nil),        // 2: kisflow.Record
+	(*Position)(nil),      // 3: kisflow.Position
+	(*Origin)(nil),        // 4: kisflow.Origin
+	(*Watermark)(nil),     // 5: kisflow.Watermark
+	(*Outputs)(nil),       // 6: kisflow.Outputs
+	(*Settled)(nil),       // 7: kisflow.Settled
+	(*Meta)(nil),          // 8: kisflow.Meta
+	(*Envelope)(nil),      // 9: kisflow.Envelope
+	(*Identity)(nil),      // 10: kisflow.Identity
+	(*DeadLetter)(nil),    // 11: kisflow.DeadLetter
+	(*Pending)(nil),       // 12: kisflow.Pending
+	(*Value)(nil),         // 13: kisflow.Value
+	(*Timer)(nil),         // 14: kisflow.Timer
+	(*ClusterMember)(nil), // 15: kisflow.ClusterMember
+	(*ClusterTable)(nil),  // 16: kisflow.ClusterTable
+	(*ClusterNode)(nil),   // 17: kisflow.ClusterNode
+	(*ClusterGroup)(nil),  // 18: kisflow.ClusterGroup
+	(*ClusterLock)(nil),   // 19: kisflow.ClusterLock
+	(*ClusterCall)(nil),   // 20: kisflow.ClusterCall
+	(*ClusterAnswer)(nil), // 21: kisflow.ClusterAnswer
 }
 var file_kisflow_proto_depIdxs = []int32{
 	0,  // 0: kisflow.Record.kind:type_name -> kisflow.Kind
@@ -1770,11 +2459,13 @@ var file_kisflow_proto_depIdxs = []int32{
 	10, // 12: kisflow.Envelope.identities:type_name -> kisflow.Identity
 	5,  // 13: kisflow.Envelope.watermarks:type_name -> kisflow.Watermark
 	14, // 14: kisflow.Value.timers:type_name -> kisflow.Timer
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	17, // 15: kisflow.ClusterTable.nodes:type_name -> kisflow.ClusterNode
+	18, // 16: kisflow.ClusterTable.groups:type_name -> kisflow.ClusterGroup
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_kisflow_proto_init() }
@@ -1788,7 +2479,7 @@ func file_kisflow_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kisflow_proto_rawDesc), len(file_kisflow_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   13,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

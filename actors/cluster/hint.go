@@ -1,0 +1,73 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"net"
+	"syscall"
+	"time"
+)
+
+// refusedTwice tells whether a dial of the address is refused, and again a moment later: the machine is there and
+// the process is not. A dial that gets no answer says nothing.
+func refusedTwice(ctx context.Context, address string) bool {
+	if !refused(ctx, address) {
+		return false
+	}
+	if wait(ctx, 100*time.Millisecond) != nil {
+		return false
+	}
+	return refused(ctx, address)
+}
+
+func refused(ctx context.Context, address string) bool {
+	d := net.Dialer{Timeout: time.Second}
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err == nil {
+		_ = conn.Close()
+		return false
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// broken implements linkHost: a node whose address refuses to be dialled is dead before its lease is over.
+func (c *Cluster) broken(address string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx.Err() != nil {
+		return
+	}
+	for node, m := range c.members {
+		if m.Address != address || !m.alive() || node == c.opt.Node {
+			continue
+		}
+		sequence := m.sequence
+		c.work.Add(1)
+		go func() {
+			defer c.work.Done()
+			if c.refuses(address) {
+				c.hint(node, sequence)
+			}
+		}()
+	}
+}
+
+func (c *Cluster) refuses(address string) bool {
+	if c.opt.Network != nil {
+		return !c.opt.Network.listens(address)
+	}
+	return refusedTwice(c.ctx, address)
+}
+
+// hint buries a node whose key has not moved since its process was found gone.
+func (c *Cluster) hint(node string, sequence uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.members[node]
+	if c.lapsed || m == nil || !m.alive() || m.sequence != sequence {
+		return
+	}
+	m.dead = true
+	c.log.Warn("a node is dead: nobody listens at its address any more", "node", node, "address", m.Address)
+	c.notify()
+}
