@@ -28,7 +28,7 @@ const (
 )
 
 func bucketConfig() transport.Config {
-	return transport.Config{Name: Stream, Subjects: []string{subjectPrefix + ">"}, Description: "members of the cluster, and who owns which partitions"}
+	return transport.Config{Name: Stream, Subjects: []string{subjectPrefix + ">"}, PerSubject: 1, Description: "members of the cluster, and who owns which partitions"}
 }
 
 func isDeleted(m *transport.Message) bool { return m.Get(operation) == deleted }

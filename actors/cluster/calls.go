@@ -160,7 +160,7 @@ func (c *Cluster) repeat(ctx context.Context, marks []Mark, what func() string, 
 		switch {
 		case err == nil:
 			return body, nil
-		case errors.Is(err, errLost):
+		case errors.Is(err, errLost), errors.Is(err, ErrDoubt):
 			if !repeatable {
 				return nil, errorf(CodeDoubt, "%s: %v", what(), err)
 			}
@@ -237,6 +237,9 @@ func (c *Cluster) answer(ctx context.Context, call Call) ([]byte, error) {
 	}
 	body, err := c.engine.Answer(ctx, call)
 	if err != nil {
+		if ctx.Err() != nil { // the caller's attempt was over
+			return nil, errorf(CodeDoubt, "%v: %v", context.Cause(ctx), err)
+		}
 		return nil, err
 	}
 	if len(body) > MaxBody {

@@ -79,6 +79,7 @@ type Cluster struct {
 	placedGen int  // and in which generation
 	releases  map[int]*release
 	onChange  []func()
+	cut       map[string]bool // addresses whose connection broke, until greet has seen it
 }
 
 // Join makes this node a member and returns when the table knows it. Place may be called before Join returns. The
@@ -91,7 +92,7 @@ func Join(ctx context.Context, streams transport.Streams, e Engine, o Options) (
 	c := &Cluster{
 		opt: o, engine: e, streams: streams, clock: o.Clock, log: o.Log.With("cluster", o.Name), started: time.Now(),
 		stopped: make(chan struct{}), kick: make(chan struct{}, 1), changed: make(chan struct{}),
-		lapsed: true, own: make(map[string]bool), members: make(map[string]*member), releases: make(map[int]*release),
+		lapsed: true, own: make(map[string]bool), cut: make(map[string]bool), members: make(map[string]*member), releases: make(map[int]*release),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if o.Network != nil {
@@ -128,7 +129,7 @@ func (c *Cluster) join(ctx context.Context) error {
 	if err := c.enter(ctx); err != nil {
 		return err
 	}
-	for _, loop := range []func(){c.watch, c.renew, c.place, c.decide, c.tell} {
+	for _, loop := range []func(){c.watch, c.renew, c.place, c.decide, c.greet, c.tell} {
 		c.work.Add(1)
 		go func() {
 			defer c.work.Done()

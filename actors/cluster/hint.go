@@ -41,6 +41,8 @@ func (c *Cluster) broken(address string) {
 		if m.Address != address || !m.alive() || node == c.opt.Node {
 			continue
 		}
+		c.cut[address] = true
+		c.notify()
 		sequence := m.sequence
 		c.work.Add(1)
 		go func() {
@@ -50,6 +52,14 @@ func (c *Cluster) broken(address string) {
 			}
 		}()
 	}
+}
+
+// isCut tells once whether the connection to an address has broken.
+func (c *Cluster) isCut(address string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer delete(c.cut, address)
+	return c.cut[address]
 }
 
 func (c *Cluster) refuses(address string) bool {
