@@ -8,26 +8,43 @@ import (
 	"time"
 )
 
-// refusedTwice tells whether a dial of the address is refused, and again a moment later: the machine is there and
-// the process is not. A dial that gets no answer says nothing.
-func refusedTwice(ctx context.Context, address string) bool {
-	if !refused(ctx, address) {
-		return false
+const (
+	dialPause = 100 * time.Millisecond // between two dials that are to be refused
+	dialTries = 6                      // a dying process closes its connections a moment before it stops to listen
+)
+
+// gone tells whether a dial of the address is refused, and again a moment later: the machine is there and the process
+// is not. A dial that gets no answer says nothing.
+func gone(ctx context.Context, address string, tries int) bool {
+	for times := 0; tries > 0; tries-- {
+		refused, answered := dial(ctx, address)
+		switch {
+		case refused:
+			if times++; times == 2 {
+				return true
+			}
+			tries++
+		case !answered:
+			return false
+		default:
+			times = 0
+		}
+		if wait(ctx, dialPause) != nil {
+			return false
+		}
 	}
-	if wait(ctx, 100*time.Millisecond) != nil {
-		return false
-	}
-	return refused(ctx, address)
+	return false
 }
 
-func refused(ctx context.Context, address string) bool {
+func dial(ctx context.Context, address string) (refused, answered bool) {
 	d := net.Dialer{Timeout: time.Second}
 	conn, err := d.DialContext(ctx, "tcp", address)
 	if err == nil {
 		_ = conn.Close()
-		return false
+		return false, true
 	}
-	return errors.Is(err, syscall.ECONNREFUSED)
+	refused = errors.Is(err, syscall.ECONNREFUSED)
+	return refused, refused
 }
 
 // broken implements linkHost: a node whose address refuses to be dialled is dead before its lease is over.
@@ -66,7 +83,7 @@ func (c *Cluster) refuses(address string) bool {
 	if c.opt.Network != nil {
 		return !c.opt.Network.listens(address)
 	}
-	return refusedTwice(c.ctx, address)
+	return gone(c.ctx, address, dialTries)
 }
 
 // hint buries a node whose key has not moved since its process was found gone.

@@ -21,7 +21,7 @@ type peer struct{ node, incarnation, address string }
 
 // link carries calls between nodes.
 type link interface {
-	// start takes calls as one incarnation; it returns where others reach it. It may be started again after stop.
+	// start takes calls as one incarnation; it returns where others reach it. Started again it is another incarnation.
 	start(ctx context.Context, incarnation string) (address string, err error)
 	// call sends a call to a peer and waits for its answer: an *Error is the other side's.
 	call(ctx context.Context, to peer, c Call) ([]byte, error)

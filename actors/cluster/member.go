@@ -403,7 +403,6 @@ func (c *Cluster) enter(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.link.stop()
 		address, err := c.link.start(ctx, incarnation)
 		if err != nil {
 			return err
@@ -461,7 +460,7 @@ func (c *Cluster) vacant(ctx context.Context) (uint64, error) {
 		return first.Sequence, nil
 	}
 	since := c.clock.Now()
-	if c.opt.Network == nil && refusedTwice(ctx, of.Address) {
+	if c.opt.Network == nil && gone(ctx, of.Address, 1) {
 		return first.Sequence, nil // the process that wrote it is gone
 	}
 	for c.clock.Now()-since <= of.lease {

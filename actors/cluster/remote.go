@@ -40,14 +40,11 @@ const (
 )
 
 // protoLink is the link between processes: protoactor's remote carries the calls, and its cluster, as a shell, finds
-// virtual actors. Every incarnation has an actor system of its own, because others ban the id of one that has left
-// for good.
+// virtual actors. One actor system serves all incarnations: starting a remote again sets what is the whole process's.
+// To the shell a member's id is its incarnation, for it bans the ids of members that were away for ever.
 type protoLink struct {
 	opt  Options
 	host linkHost
-
-	port  int  // once it is known
-	bound bool // it has been ours
 
 	mu  sync.Mutex
 	now *station // nil while stopped
@@ -56,33 +53,37 @@ type protoLink struct {
 func newRemote(o Options, host linkHost) link { return &protoLink{opt: o, host: host} }
 
 func (l *protoLink) start(ctx context.Context, incarnation string) (string, error) {
+	s := l.station()
+	if s == nil {
+		var err error
+		if s, err = l.open(ctx); err != nil {
+			return "", fmt.Errorf("listen %s: %w", l.opt.Listen, err)
+		}
+		l.mu.Lock()
+		l.now = s
+		l.mu.Unlock()
+	}
+	return s.address, s.become(incarnation)
+}
+
+// open listens. A free port that another process takes before it is ours is tried no more.
+func (l *protoLink) open(ctx context.Context) (*station, error) {
 	host, port, err := splitAddress(l.opt.Listen)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if port != 0 {
-		l.port = port
-	}
-	var s *station
 	for try := 0; ; try++ {
-		if port == 0 && !l.bound { // it may be taken by another one before it is ours
-			if l.port, err = freePort(host); err != nil {
-				return "", fmt.Errorf("listen %s: %w", l.opt.Listen, err)
+		take := port
+		if take == 0 {
+			if take, err = freePort(host); err != nil {
+				return nil, err
 			}
 		}
-		if s, err = newStation(l.opt, l.host, incarnation, host, l.port); err == nil {
-			break
-		}
-		// Its own listener of a moment ago may still be there.
-		if try == 20 || wait(ctx, 50*time.Millisecond) != nil {
-			return "", fmt.Errorf("listen %s: %w", net.JoinHostPort(host, strconv.Itoa(l.port)), err)
+		s, err := newStation(l.opt, l.host, host, take)
+		if err == nil || port != 0 || try == 5 || wait(ctx, 0) != nil {
+			return s, err
 		}
 	}
-	l.bound = true
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.now = s
-	return s.address, nil
 }
 
 func freePort(host string) (int, error) {
@@ -141,15 +142,15 @@ func (l *protoLink) members(ms []Member) {
 	}
 }
 
-// station is one incarnation's actor system.
+// station is this node's actor system.
 type station struct {
-	host        linkHost
-	incarnation string
-	address     string
-	system      *actor.ActorSystem
-	shell       *shell.Cluster
-	started     chan struct{} // by the shell
-	starter     sync.WaitGroup
+	host    linkHost
+	address string
+	system  *actor.ActorSystem
+	shell   *shell.Cluster
+	started chan struct{} // by the shell
+	starter sync.WaitGroup
+	calls   *actor.PID // takes the calls of our incarnation; only become changes it
 
 	out, in chan struct{}   // one for each call under way
 	ctx     context.Context // of the calls that are handled
@@ -162,9 +163,9 @@ type station struct {
 	connected map[string]bool              // addresses
 }
 
-func newStation(o Options, host linkHost, incarnation, listen string, port int) (*station, error) {
+func newStation(o Options, host linkHost, listen string, port int) (*station, error) {
 	s := &station{
-		host: host, incarnation: incarnation, started: make(chan struct{}), out: make(chan struct{}, callsOut), in: make(chan struct{}, callsIn),
+		host: host, started: make(chan struct{}), out: make(chan struct{}, callsOut), in: make(chan struct{}, callsIn),
 		pending: make(map[string]map[*pending]bool), connected: make(map[string]bool),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -174,7 +175,7 @@ func newStation(o Options, host linkHost, incarnation, listen string, port int) 
 	}
 	log := slog.New(quiet{o.Log.With("part", "remote").Handler()})
 	s.system = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return log }))
-	s.system.ID = incarnation
+	s.system.ID = newIncarnation(o.Node)
 	s.system.EventStream.Subscribe(s.event)
 	if strings.Contains(listen, ":") {
 		listen = "[" + listen + "]" // it puts host and port together by itself
@@ -203,12 +204,25 @@ func newStation(o Options, host linkHost, incarnation, listen string, port int) 
 		s.cancel()
 		return nil, err
 	}
-	props := actor.PropsFromFunc(s.receive)
-	if _, err := s.system.Root.SpawnNamed(props, callsName(incarnation)); err != nil {
-		s.stop()
-		return nil, err
-	}
 	return s, nil
+}
+
+// become takes the calls for an incarnation, and no more those for the one before it.
+func (s *station) become(incarnation string) error {
+	if !s.begin() {
+		return errClosed
+	}
+	defer s.work.Done()
+	if s.calls != nil {
+		s.system.Root.Poison(s.calls)
+		s.calls = nil
+	}
+	calls, err := s.system.Root.SpawnNamed(actor.PropsFromFunc(s.receive), callsName(incarnation))
+	if err != nil && !errors.Is(err, actor.ErrNameExists) {
+		return err
+	}
+	s.calls = calls
+	return nil
 }
 
 // advertised is where others reach this node.
