@@ -395,6 +395,7 @@ func (p *Partition) call(ctx context.Context, w *work, s *step, c *kis.Call, key
 
 // changed makes what a call did to its key's instance part of the batch.
 func (p *Partition) changed(w *work, s *step, in *instance, c *kis.Call) {
+	p.own(w, in)
 	in.state, in.gone = c.State, false
 	in.sequence = c.Metas[len(c.Metas)-1].Sequence
 	w.touch(in)

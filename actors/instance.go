@@ -29,6 +29,9 @@ type instance struct {
 	timers []timer
 	used   int64 // when it was used last, by the clock that its time to live goes by; 0: it has none
 	gone   bool  // its time is over: it has no state until it is used again
+	// left says that what the store has is that of another step, which had the name before (Step.Begun): the timers
+	// are the other one's, and go with the first change.
+	left bool
 }
 
 // instanceBytes is what an instance takes in memory beside its key and its state: the object, its entry in
@@ -62,6 +65,21 @@ type cache struct {
 	complete bool
 }
 
+// others tells whether a value is not the step's own: an earlier step of its name has left it.
+func (s *step) others(v *proto.Value) bool { return v.Revision < s.Begun }
+
+// own lets go of what another step has left at a key.
+func (p *Partition) own(w *work, in *instance) {
+	if !in.left {
+		return
+	}
+	in.left = false
+	w.touch(in)
+	for len(in.timers) > 0 {
+		p.removeTimer(w, in, len(in.timers)-1)
+	}
+}
+
 // instance returns a step's instance for a key: from memory, or activated from the store.
 func (p *Partition) instance(s *step, key []byte) (*instance, error) {
 	slot := slotOf(key)
@@ -89,7 +107,9 @@ func (p *Partition) instance(s *step, key []byte) (*instance, error) {
 		in.stored = len(v.State) > 0
 		encoded, in.sequence, in.revision, in.time = v.State, v.Sequence, v.Revision, v.Time
 		in.timers, in.used = decodeTimers(v.Timers), v.Used
-		if encoded, err = s.migrate(v.Version, encoded); err != nil {
+		if in.left = s.others(&v); in.left {
+			encoded, in.used = nil, 0
+		} else if encoded, err = s.migrate(v.Version, encoded); err != nil {
 			return nil, fmt.Errorf("step %s: the state of %s is of version %d: migrate: %w", s.Name, k, v.Version, err)
 		}
 	}

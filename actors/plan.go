@@ -79,6 +79,9 @@ type Step struct {
 	// event times of the key's rows against the watermark; else it is counted by the times of commits.
 	TTL        time.Duration
 	TTLByEvent bool
+	// Begun is the revision with which the step began: states and timers that an earlier one has left under its name
+	// and key are those of another step, and no use to it. 0: what is there is its own.
+	Begun uint64
 }
 
 // Policy says what becomes of a row that its function refuses.

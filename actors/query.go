@@ -97,7 +97,7 @@ func (p *Partition) States(step string, after []byte, f func(e KeyState, place [
 			}
 			var val proto.Value
 			err = proto.ParseValue(v, &val)
-			if err == nil && len(val.State) == 0 {
+			if err == nil && (len(val.State) == 0 || s.others(&val)) {
 				return true
 			}
 			if err == nil {

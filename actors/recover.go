@@ -432,6 +432,9 @@ func (p *Partition) value(s *step, key kis.Key) (*proto.Value, error) {
 	if err := proto.ParseValue(b, v); err != nil {
 		return nil, err
 	}
+	if s.others(v) {
+		return nil, nil
+	}
 	return v, nil
 }
 

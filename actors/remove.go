@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -61,67 +60,101 @@ func (p *Partition) eachOf(kind byte, step string, from []byte, f func(k, v []by
 }
 
 // CountKeys counts the keys of a step that have a state here, up to a limit.
-func (p *Partition) CountKeys(step string, limit int) (n int, err error) {
-	err = p.eachOf(stateKind, step, nil, func(_, _ []byte) bool {
-		n++
+func (p *Partition) CountKeys(name string, limit int) (n int, err error) {
+	i := p.stepNamed(name)
+	var fault error
+	err = p.eachOf(stateKind, name, nil, func(_, v []byte) bool {
+		var val proto.Value
+		if fault = proto.ParseValue(v, &val); fault != nil {
+			return false
+		}
+		if len(val.State) > 0 && (i < 0 || !p.steps[i].others(&val)) {
+			n++
+		}
 		return n < limit
 	})
+	if err == nil && fault != nil {
+		err = fmt.Errorf("%w: states of %s: %w", errStore, name, fault)
+	}
 	return n, err
 }
 
-// RemoveStep removes what a step has left here that no longer runs here, or keeps no state any more: the states and timers
-// of its keys. The rows that wait at a step that is gone become dead letters. Records hold it, some thousand keys
-// each; cut short, it goes on where it was. It returns how many keys lost their state.
-func (p *Partition) RemoveStep(ctx context.Context, step string) (int, error) {
-	i := p.stepNamed(step)
-	here := i >= 0 && p.steps[i].here
-	if here && p.steps[i].traits.Stateful {
-		return 0, fmt.Errorf("partition %s: step %s still keeps its state here", p.name, step)
-	}
-	return p.removeStep(ctx, step, !here)
+// Removal is what a step has left that is no longer part of its flow, or has become another one: with another key,
+// or with a state of another form, of which nothing is kept.
+type Removal struct {
+	Step string
+	Must []string // the key that it had
+	// Before is the revision from which on the step was gone, or began anew: what was written under it and later is
+	// not to be removed. 0: all of it is.
+	Before uint64
 }
 
-func (p *Partition) removeStep(ctx context.Context, step string, waiting bool) (removed int, err error) {
-	kinds := []byte{stateKind, timerKind}
-	if waiting {
-		kinds = append(kinds, pendingKind)
+// Remove removes what a step has left here: the states and timers of its keys. The rows that wait at a step that is
+// gone become dead letters. Records hold it, some thousand keys each; cut short, it goes on where it was, and where
+// nothing is left it does nothing. It returns how many keys lost their state.
+func (p *Partition) Remove(ctx context.Context, r Removal) (int, error) {
+	if i := p.stepNamed(r.Step); i >= 0 && p.steps[i].here && p.steps[i].traits.Stateful && (r.Before == 0 || r.Before > p.steps[i].Begun) {
+		return 0, fmt.Errorf("partition %s: step %s still keeps its state here", p.name, r.Step)
+	}
+	return p.remove(ctx, r, false)
+}
+
+// remove is Remove; a flow that stands has not run since the step was gone.
+func (p *Partition) remove(ctx context.Context, r Removal, stands bool) (removed int, err error) {
+	i := p.stepNamed(r.Step)
+	here := i >= 0 && p.steps[i].here
+	kinds := []byte{stateKind, pendingKind}
+	if !here {
+		kinds = append(kinds, timerKind) // those whose keys have no value any more, if there are any
 	}
 	for _, kind := range kinds {
 		for more, from := true, []byte(nil); more; {
 			w := p.begin()
 			more = false
-			size := 0
+			size, keys := 0, 0
 			var fault error
 			take := func(k, v []byte) bool {
-				if len(w.keys) >= removeKeys || size >= copyBytes {
+				if keys >= removeKeys || size >= copyBytes {
 					more, from = true, bytes.Clone(k)
 					return false
 				}
 				switch kind {
 				case stateKind:
-					w.newKeys--
-					removed++
+					var has, ours bool
+					if has, ours, fault = p.dropValue(w, r, k, v); fault != nil {
+						return false
+					}
+					if !ours {
+						return true
+					}
+					if has {
+						removed++
+					}
 				case pendingKind:
+					if here && !p.waitsForFormer(r, &p.steps[i], k, stands) {
+						return true
+					}
 					size += len(v)
-					if fault = p.unwait(w, step, v); fault != nil {
+					if fault = p.unwait(w, r.Step, v); fault != nil {
 						return false
 					}
 				}
+				keys++
 				w.put(bytes.Clone(k), nil)
 				return true
 			}
 			if kind == timerKind {
 				for domain := byte(0); domain < timerDomains && !more && err == nil; domain++ {
-					prefix := timerPrefix(domain, step)
+					prefix := timerPrefix(domain, r.Step)
 					err = p.ports.Store.Scan(prefix, keyAfter(prefix), take)
 				}
 			} else {
-				err = p.eachOf(kind, step, from, take)
+				err = p.eachOf(kind, r.Step, from, take)
 			}
 			if err == nil {
 				err = fault
 			}
-			if err == nil && len(w.keys) > 0 {
+			if err == nil && keys > 0 {
 				err = p.finish(ctx, w)
 			}
 			if err != nil {
@@ -129,7 +162,52 @@ func (p *Partition) removeStep(ctx context.Context, step string, waiting bool) (
 			}
 		}
 	}
+	p.instances.clear() // some may be of values that are gone
+	if err := p.lookForStates(); err != nil {
+		return removed, err
+	}
 	return removed, p.loadPending()
+}
+
+// dropValue removes the timers of a value that is to be removed with its key. It tells whether it is, and whether it has
+// a state.
+func (p *Partition) dropValue(w *work, r Removal, k, v []byte) (has, ours bool, err error) {
+	var val proto.Value
+	if err := proto.ParseValue(v, &val); err != nil {
+		return false, false, fmt.Errorf("%w: a state of %s: %w", errStore, r.Step, err)
+	}
+	if r.Before != 0 && val.Revision >= r.Before {
+		return false, false, nil
+	}
+	if has = len(val.State) > 0; has {
+		w.newKeys--
+	}
+	_, key, err := parseInstanceKey(k)
+	if err != nil {
+		return false, false, fmt.Errorf("%w: %w", errStore, err)
+	}
+	for _, t := range decodeTimers(val.Timers) {
+		w.put(appendTimerEntry(timerPrefix(t.domain, r.Step), t.queued, slotOf(key), string(key)), nil)
+	}
+	return has, true, nil
+}
+
+// waitsForFormer tells whether a row that waits at a step that is here is one of the former step's. Rows of a step
+// without a key wait under their event's place, which is no key.
+func (p *Partition) waitsForFormer(r Removal, s *step, k []byte, stands bool) bool {
+	_, key, _, err := parsePendingKey(k)
+	if err != nil {
+		return false // whoever reads them says so
+	}
+	_, err = kis.KeyFromCanonical(s.Must, string(key))
+	switch fits := err == nil; {
+	case !s.keyed:
+		_, err := kis.KeyFromCanonical(r.Must, string(key))
+		return len(r.Must) > 0 && err == nil
+	case !fits:
+		return true
+	}
+	return stands && stageName(r.Must) == s.stage
 }
 
 // unwait makes a row that waits at a step a dead letter.
@@ -168,20 +246,19 @@ func (r *Running) CountKeys(ctx context.Context, step string, limit int) (int, e
 	return n, nil
 }
 
-// RemoveStep removes what a step has left in the stage of its key that is no longer part of the flow, or has another
-// key now: see Partition.RemoveStep.
-func (r *Running) RemoveStep(ctx context.Context, step string, must []string) (removed int, err error) {
-	if len(must) > 0 {
-		if err := r.openStages(ctx, [][]string{must}, false); err != nil {
+// Remove removes what a step has left in the stage of its former key: see Partition.Remove.
+func (r *Running) Remove(ctx context.Context, what Removal) (removed int, err error) {
+	if len(what.Must) > 0 {
+		if err := r.openStages(ctx, [][]string{what.Must}, false); err != nil {
 			return 0, err
 		}
 	}
 	for _, c := range r.all() {
-		if len(must) > 0 && c.stage != stageName(must) {
+		if len(what.Must) > 0 && c.stage != stageName(what.Must) {
 			continue
 		}
 		if err := c.ask(ctx, func(p *Partition) error {
-			n, err := p.RemoveStep(r.ctx, step)
+			n, err := p.Remove(r.ctx, what)
 			removed += n
 			return err
 		}); err != nil {
@@ -191,20 +268,18 @@ func (r *Running) RemoveStep(ctx context.Context, step string, must []string) (r
 	return removed, nil
 }
 
-// RemoveStep is Running.RemoveStep for a flow that does not run: it takes the partitions over for the time that it
-// takes, and works for a step that is part of the flow as well.
-func (s *System) RemoveStep(ctx context.Context, f *Flow, step string, must []string) (removed int, err error) {
+// Remove is Running.Remove for a flow that does not run: it takes the partitions over for the time that it takes.
+func (s *System) Remove(ctx context.Context, f *Flow, what Removal) (removed int, err error) {
 	if s.Flow(f.Name) != nil {
 		return 0, fmt.Errorf("flow %s runs", f.Name)
 	}
 	if err := s.ensure(ctx, f); err != nil {
 		return 0, err
 	}
-	stages := [][]string{must}
-	if len(must) == 0 { // its rows may wait anywhere
-		stages = f.Stages()
-		if !slices.ContainsFunc(stages, func(m []string) bool { return len(m) == 0 }) {
-			stages = append(stages, nil)
+	stages := [][]string{what.Must}
+	if len(what.Must) == 0 { // its rows may wait anywhere
+		if stages, err = s.everyStage(f); err != nil {
+			return 0, err
 		}
 	}
 	for _, must := range stages {
@@ -213,7 +288,7 @@ func (s *System) RemoveStep(ctx context.Context, f *Flow, step string, must []st
 			if err != nil {
 				return removed, err
 			}
-			n, err := p.removeStep(ctx, step, true)
+			n, err := p.remove(ctx, what, true)
 			if removed += n; err != nil {
 				return removed, fmt.Errorf("partition %s: %w", p.name, err)
 			}
@@ -354,44 +429,77 @@ func (p *Partition) copied(ctx context.Context, kind byte, changes []state.Chang
 	return p.install(r, at)
 }
 
+// formerPartitions calls f for the partitions that are still there of stages that a flow has no more.
+func (s *System) formerPartitions(flow *Flow, f func(partition, stage string) error) error {
+	names, err := s.db.Partitions()
+	if err != nil {
+		return err
+	}
+	known := make(map[string]bool)
+	for _, must := range flow.Stages() {
+		known[stageName(must)] = true
+	}
+	for _, name := range names {
+		stage, _, ok := cutLast(strings.TrimPrefix(name, flow.Name+"/"), '/')
+		stage = strings.ReplaceAll(stage, "=2F", "/")
+		if FlowOfPartition(name) != flow.Name || !ok || known[stage] {
+			continue
+		}
+		if err := f(name, stage); err != nil {
+			return fmt.Errorf("partition %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// formerStage is the key fields of a stage that a flow has no more: its name is all that counts of them.
+func formerStage(name string) []string {
+	if name == "" {
+		return nil
+	}
+	return []string{name}
+}
+
+// everyStage returns the key fields of the stages that a flow has, and of those of which partitions are still there.
+func (s *System) everyStage(f *Flow) ([][]string, error) {
+	all := f.Stages()
+	seen := make(map[string]bool)
+	err := s.formerPartitions(f, func(_, stage string) error {
+		if !seen[stage] {
+			all = append(all, formerStage(stage))
+		}
+		seen[stage] = true
+		return nil
+	})
+	return all, err
+}
+
 // openLeft opens the partitions of stages that the flow has no more, where dead letters or waiting rows are left: people
 // still have to do with those. Whoever takes a stage out of a flow flushes the stores afterwards: they are what is
 // looked at.
 func (r *Running) openLeft(ctx context.Context) error {
-	names, err := r.system.db.Partitions()
-	if err != nil {
-		return err
-	}
-	f := r.Definition()
 	var left [][]string
-	known := make(map[string]bool)
-	for _, must := range f.Stages() {
-		known[stageName(must)] = true
-	}
-	for _, name := range names {
-		stage, _, ok := cutLast(strings.TrimPrefix(name, f.Name+"/"), '/')
-		stage = strings.ReplaceAll(stage, "=2F", "/")
-		if FlowOfPartition(name) != f.Name || !ok || known[stage] {
-			continue
-		}
-		store, err := r.system.db.Store(name)
-		if err != nil {
+	seen := make(map[string]bool)
+	err := r.system.formerPartitions(r.Definition(), func(partition, stage string) error {
+		store, err := r.system.db.Store(partition)
+		if err != nil || seen[stage] {
 			return err
 		}
 		for _, kind := range []byte{deadKind, pendingKind} {
 			if err := store.Scan([]byte{kind}, []byte{kind + 1}, func(_, _ []byte) bool {
-				if !known[stage] {
-					left = append(left, []string{stage}) // its name is all that counts of it
+				if !seen[stage] {
+					left = append(left, formerStage(stage))
 				}
-				known[stage] = true
+				seen[stage] = true
 				return false
 			}); err != nil {
-				return fmt.Errorf("partition %s: %w", name, err)
+				return err
 			}
 		}
-	}
-	if len(left) == 0 {
 		return nil
+	})
+	if err != nil || len(left) == 0 {
+		return err
 	}
 	return r.openStages(ctx, left, false)
 }

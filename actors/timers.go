@@ -297,6 +297,7 @@ func (p *Partition) fire(ctx context.Context, w *work, step int, domain byte, e 
 		p.timerLetter(w, s, kis.TrustedKey(s.Must, entryKey(e)), kis.Timer{At: moment(listed)}, err)
 		return nil
 	}
+	p.own(w, in)
 	var due []timer
 	for i := 0; i < len(in.timers); {
 		t := &in.timers[i]

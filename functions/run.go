@@ -27,6 +27,9 @@ type verifier struct {
 }
 
 func (r *verifier) Handle(c *kis.Call) error {
+	if c.Timer != nil {
+		return nil // of another revision
+	}
 	r.frame.show(c)
 	defer r.frame.hide()
 	for i := range r.rules {
@@ -135,6 +138,9 @@ func (r *calculator) Encode(dst []byte, state any) ([]byte, error) {
 }
 
 func (r *calculator) Handle(c *kis.Call) error {
+	if c.Timer != nil {
+		return nil // of another revision
+	}
 	f := r.frame
 	f.show(c)
 	defer r.done()
@@ -210,6 +216,9 @@ type expander struct {
 }
 
 func (r *expander) Handle(c *kis.Call) error {
+	if c.Timer != nil {
+		return nil // of another revision
+	}
 	f, row := r.frame, c.Rows[0]
 	f.show(c)
 	defer r.done()

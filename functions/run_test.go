@@ -546,3 +546,31 @@ func TestRunnersAtOnce(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// TestTimersOfAnother: a timer that another function has set, which had the step before, is nobody's fault: whatever runs
+// there now passes it over.
+func TestTimersOfAnother(t *testing.T) {
+	must := []string{"k"}
+	for _, s := range []Spec{
+		{Name: "V", Mode: kis.Verify, Must: must, Verify: []Rule{{Rule: "row.v > 0"}}},
+		{Name: "C", Mode: kis.Calculate, Must: must, Calculate: &Calculate{State: []StateField{{"n", "0", "state.n + row.v"}}}},
+		{Name: "A", Mode: kis.Calculate, Must: must, Calculate: &Calculate{Aggregate: []AggregateField{{Name: "n", Call: "sum(row.v)"}}}},
+		windowSpec(Window{Kind: "tumbling", Size: time.Second}, []AggregateField{{Name: "n", Call: "count()"}}),
+		windowSpec(Window{Kind: "count", Count: 2}, []AggregateField{{Name: "n", Call: "count()"}}),
+		joinSpec(Join{Bounded: true, After: time.Second, Type: "full"}),
+		{Name: "T", Mode: kis.Load, Must: must, Load: &Load{Table: true}},
+		{Name: "E", Mode: kis.Expand, Must: must, Expand: &Expand{Subject: "out.{k}"}},
+	} {
+		e := newEngine(t, s, nil)
+		key := keyOf(t, "a")
+		e.keys[key.Canonical()] = key
+		for _, name := range []string{"someone else's", windowTimer, joinTimer, earlyTimer} {
+			for _, domain := range []kis.TimeDomain{kis.EventTime, kis.ProcessingTime} {
+				e.fire(timerID{key.Canonical(), name, domain}, 1000)
+			}
+		}
+		if len(e.out)+len(e.sent)+len(e.letters) > 0 {
+			t.Errorf("%s: out %q, sent %q, dead letters %q", s.Name, e.out, e.sent, e.letters)
+		}
+	}
+}

@@ -50,6 +50,8 @@ type flowEntry struct {
 	By        string     `json:"by,omitempty"` // who applied it
 	Note      string     `json:"note,omitempty"`
 	Removing  []removal  `json:"removing,omitempty"` // what this revision has made of no use, and is still there
+	// Begun is the revision with which each step began: as what it is now, with what it keeps.
+	Begun map[string]uint64 `json:"begun,omitempty"`
 }
 
 // loadCatalog reads the newest catalog, an empty one if there is none.

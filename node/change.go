@@ -13,11 +13,16 @@ import (
 	"github.com/kisflow/kisflow/kis"
 )
 
-// removal is what a step has left that is no longer part of its flow, or has another key: it is removed when the
-// revision without it is in force, or before the flow starts the next time.
+// removal is what a step has left that is no longer part of its flow, or has become another one: it is removed when that
+// revision is in force, or before the flow starts the next time.
 type removal struct {
-	Step string   `json:"step"`
-	Must []string `json:"must,omitempty"` // the key that it had
+	Step   string   `json:"step"`
+	Must   []string `json:"must,omitempty"`   // the key that it had
+	Before uint64   `json:"before,omitempty"` // the revision that has made it of no use; 0: all of it goes
+}
+
+func (r removal) of() actors.Removal {
+	return actors.Removal{Step: r.Step, Must: r.Must, Before: r.Before}
 }
 
 // affected are the flows whose meaning a change of definitions may touch: those that change themselves, and those
@@ -64,23 +69,13 @@ func (n *Node) flowPlan(ctx context.Context, target *flowdef.Set, name string) a
 	for _, s := range c.Steps {
 		sp := api.StepPlan{Step: s.Name, Function: s.Function, Action: string(s.Action), From: s.From, To: s.To, Changes: s.Changes,
 			StateAdded: s.StateAdded, StateRemoved: s.StateRemoved, StateChanged: s.StateChanged}
-		had := s.From > 0 && n.stateful(base, from.Steps[s.From-1].Function.Value)
-		has := s.To > 0 && n.stateful(target, s.Function)
-		switch {
-		case had && (s.Action == flowdef.StepRemoved || s.Rekeyed || !has):
-			sp.State = api.StateIsDropped
+		sp.State = n.stateOf(base, target, from, to, &s)
+		if sp.State == api.StateIsDropped && s.To > 0 && n.stateful(target, s.Function) {
 			if s.Rekeyed {
 				sp.Changes = append(sp.Changes, fmt.Sprintf("another key (%s): the step begins without state", keyText(s.MustAfter)))
+			} else {
+				sp.Changes = append(sp.Changes, "what it keeps has another form (a window, a join, an aggregate in a window): the step begins without state")
 			}
-		case had && (len(s.Recast) > 0 || n.formOf(base, from, s.From) != n.formOf(target, to, s.To)):
-			sp.State = api.StateIsDropped
-			sp.Changes = append(sp.Changes, "what it keeps has another form (a window, a join, an aggregate in a window): the step begins without state")
-		case had && s.Migrates:
-			sp.State = api.StateIsMigrated
-		case had:
-			sp.State = api.StateIsKept
-		case has:
-			sp.State = api.StateIsNew
 		}
 		if running != nil && (sp.State == api.StateIsDropped || sp.State == api.StateIsMigrated) {
 			if k, err := running.CountKeys(ctx, s.Name, api.MaxCounted); err == nil {
@@ -103,6 +98,25 @@ func (n *Node) flowPlan(ctx context.Context, target *flowdef.Set, name string) a
 		p.Notes = append(p.Notes, "rows that wait at a step that goes become dead letters; dead letters stay")
 	}
 	return p
+}
+
+// stateOf tells what becomes of a step's state: one of the words of api.StepPlan, "" where there is none before and after.
+func (n *Node) stateOf(base, target *flowdef.Set, from, to *flowdef.Flow, s *flowdef.StepChange) string {
+	had := s.From > 0 && n.stateful(base, from.Steps[s.From-1].Function.Value)
+	has := s.To > 0 && n.stateful(target, s.Function)
+	switch {
+	case had && (s.Action == flowdef.StepRemoved || s.Rekeyed || !has):
+		return api.StateIsDropped
+	case had && (len(s.Recast) > 0 || n.formOf(base, from, s.From) != n.formOf(target, to, s.To)):
+		return api.StateIsDropped
+	case had && s.Migrates:
+		return api.StateIsMigrated
+	case had:
+		return api.StateIsKept
+	case has:
+		return api.StateIsNew
+	}
+	return ""
 }
 
 func keyText(must []string) string {
@@ -175,36 +189,47 @@ func (n *Node) allowed(flows []api.FlowPlan, ok api.Approval, promoted string) e
 	return nil
 }
 
-// removals are the steps of a flow's entry that other definitions of it have no more, or have with another key or
-// without state.
-func (n *Node) removals(e *flowEntry, target *flowdef.Set, name string) []removal {
-	if e == nil {
-		return nil
+// succession is what a flow's next revision makes of the states of the one before: what it leaves behind, and with which
+// revision each of its steps began. An entry that is nil has no steps.
+func (n *Node) succession(e *flowEntry, target *flowdef.Set, name string) (leaves []removal, begun map[string]uint64) {
+	base, revision := definitionsOf(e), uint64(1)
+	if e != nil {
+		revision = e.Revision + 1
 	}
-	var all []removal
-	base := definitionsOf(e)
-	from := flowNamed(base, name)
+	from, to := flowNamed(base, name), flowNamed(target, name)
+	begun = make(map[string]uint64)
 	for _, s := range flowdef.CompareFlows(base, target, name).Steps {
-		if s.From == 0 {
-			continue
+		state := n.stateOf(base, target, from, to, &s)
+		if s.From > 0 && (s.Action == flowdef.StepRemoved || s.Rekeyed || state == api.StateIsDropped) {
+			leaves = append(leaves, removal{s.Name, s.MustBefore, revision})
 		}
-		lost := s.To > 0 && n.stateful(base, from.Steps[s.From-1].Function.Value) && !n.stateful(target, s.Function)
-		if s.Action == flowdef.StepRemoved || s.Rekeyed || lost {
-			all = append(all, removal{s.Name, s.MustBefore})
+		switch {
+		case s.To == 0 || !n.stateful(target, s.Function):
+		case state == api.StateIsKept || state == api.StateIsMigrated:
+			begun[s.Name] = e.Begun[s.Name]
+		default:
+			begun[s.Name] = revision
 		}
 	}
-	return all
+	return leaves, begun
+}
+
+// begin tells a flow's steps with which revision they began.
+func begin(f *actors.Flow, begun map[string]uint64) {
+	for i := range f.Steps {
+		f.Steps[i].Begun = begun[f.Steps[i].Name]
+	}
 }
 
 // finishRemovals removes what the entry's list says, with the flow running; then the list is empty. What fails is
 // tried again before the flow starts the next time.
 func (n *Node) finishRemovals(ctx context.Context, name string, e *flowEntry, running *actors.Running) error {
 	for _, r := range e.Removing {
-		keys, err := running.RemoveStep(ctx, r.Step, r.Must)
+		keys, err := running.Remove(ctx, r.of())
 		if err != nil {
 			return fmt.Errorf("flow %s: remove what step %s has left: %w", name, r.Step, err)
 		}
-		n.log.Info("a step is gone", "flow", name, "step", r.Step, "keys", keys)
+		n.log.Info("what a step has left is gone", "flow", name, "step", r.Step, "keys", keys)
 	}
 	return n.removed(ctx, e)
 }
@@ -227,11 +252,11 @@ func (n *Node) removed(ctx context.Context, e *flowEntry) error {
 // startEntryFlow starts a flow of the catalog: what is to be removed goes first.
 func (n *Node) startEntryFlow(ctx context.Context, f *actors.Flow, e *flowEntry) error {
 	for _, r := range e.Removing {
-		keys, err := n.system.RemoveStep(ctx, f, r.Step, r.Must)
+		keys, err := n.system.Remove(ctx, f, r.of())
 		if err != nil {
 			return fmt.Errorf("remove what step %s has left: %w", r.Step, err)
 		}
-		n.log.Info("a step is gone", "flow", f.Name, "step", r.Step, "keys", keys)
+		n.log.Info("what a step has left is gone", "flow", f.Name, "step", r.Step, "keys", keys)
 	}
 	if err := n.removed(ctx, e); err != nil {
 		return err

@@ -82,6 +82,7 @@ func (n *Node) startEntry(ctx context.Context, name string, e *flowEntry) error 
 	if err != nil {
 		return err
 	}
+	begin(f, e.Begun)
 	return n.startEntryFlow(ctx, f, e)
 }
 
@@ -159,10 +160,11 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 				return err
 			}
 		}
-		next.Revision, next.Paused, next.Starts, next.Removing = e.Revision, e.Paused, maps.Clone(e.Starts), slices.Clone(e.Removing)
+		next.Revision, next.Paused, next.Starts, next.Removing, next.Begun = e.Revision, e.Paused, maps.Clone(e.Starts), slices.Clone(e.Removing), e.Begun
 		if fingerprint(e.Documents) != fingerprint(docs) {
-			next.Revision++
-			next.Removing = append(next.Removing, n.removals(e, target, def.Name)...)
+			var leaves []removal
+			leaves, next.Begun = n.succession(e, target, def.Name)
+			next.Revision, next.Removing = e.Revision+1, append(next.Removing, leaves...)
 		} else {
 			next.By, next.Note, next.UpdatedAt = e.By, e.Note, e.UpdatedAt
 		}
@@ -196,6 +198,7 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 	if err != nil {
 		return err
 	}
+	begin(f, next.Begun)
 	if running == nil {
 		if err := put(); err != nil {
 			return err

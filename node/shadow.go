@@ -40,6 +40,7 @@ type shadowEntry struct {
 	StartedAt   time.Time         `json:"started_at"`
 	By          string            `json:"by,omitempty"`
 	Starts      starts            `json:"starts"`
+	Begun       map[string]uint64 `json:"begun,omitempty"` // as in flowEntry
 	Documents   []document        `json:"documents"`
 	Outputs     map[string]uint64 `json:"outputs"`      // the streams that the flow writes to, and where they stood
 	DeadLetters uint64            `json:"dead_letters"` // that the flow had
@@ -171,7 +172,7 @@ func (m *muted) divert(c *kis.Call) {
 }
 
 // planShadow makes the shadow's flow of definitions.
-func (n *Node) planShadow(ctx context.Context, set *flowdef.Set, flow string, revision uint64, at starts) (*actors.Flow, error) {
+func (n *Node) planShadow(ctx context.Context, set *flowdef.Set, flow string, revision uint64, at starts, begun map[string]uint64) (*actors.Flow, error) {
 	def := flowNamed(set, flow)
 	if def == nil {
 		return nil, fmt.Errorf("no flow %s", flow)
@@ -180,6 +181,7 @@ func (n *Node) planShadow(ctx context.Context, set *flowdef.Set, flow string, re
 	if err != nil {
 		return nil, err
 	}
+	begin(f, begun)
 	stream := shadowStream(flow)
 	if _, err := n.streams.Ensure(ctx, transport.Config{Name: stream, Subjects: []string{shadowSubject(flow) + ">", actors.OutputFences(stream)},
 		MaxBytes: shadowBytes, Description: "outputs of the shadow of flow " + flow}); err != nil {
@@ -236,15 +238,16 @@ func (n *Node) startShadow(ctx context.Context, flow string, running *actors.Run
 		return err
 	}
 	at := maps.Clone(e.Starts)
-	first, err := n.planShadow(ctx, definitionsOf(e), flow, e.Revision, at)
+	first, err := n.planShadow(ctx, definitionsOf(e), flow, e.Revision, at, e.Begun)
 	if err != nil {
 		return err
 	}
-	next, err := n.planShadow(ctx, target, flow, e.Revision+1, at)
+	_, begun := n.succession(e, target, flow)
+	next, err := n.planShadow(ctx, target, flow, e.Revision+1, at, begun)
 	if err != nil {
 		return err
 	}
-	entry := &shadowEntry{Revision: e.Revision, StartedAt: time.Now().UTC(), By: ok.By, Starts: at,
+	entry := &shadowEntry{Revision: e.Revision, StartedAt: time.Now().UTC(), By: ok.By, Starts: at, Begun: begun,
 		Documents: documentsFor(target, flowNamed(target, flow)), Outputs: make(map[string]uint64)}
 	keys, took, err := n.system.Copy(ctx, running, first, func() error {
 		for _, stream := range outputStreams(running.Definition()) {
@@ -330,7 +333,7 @@ func (n *Node) resumeShadow(ctx context.Context, flow string) error {
 	if err != nil {
 		return err
 	}
-	f, err := n.planShadow(ctx, set, flow, e.Revision+1, e.Starts)
+	f, err := n.planShadow(ctx, set, flow, e.Revision+1, e.Starts, e.Begun)
 	if err != nil {
 		return err
 	}
