@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,21 +31,17 @@ func (r *Running) State(ctx context.Context, step string, key kis.Key) (KeyState
 	if err != nil {
 		return KeyState{}, err
 	}
-	c, err := r.partitionOfKey(s, key)
+	stage, number := r.partitionOfKey(s, key)
+	e, err := stateQuestion.ask(ctx, r, stage, number, stateOf{step, []byte(key.Canonical())})
 	if err != nil {
 		return KeyState{}, err
 	}
-	var e KeyState
-	err = c.query(ctx, func(p *Partition) (err error) {
-		e, err = p.State(step, key)
-		return err
-	})
-	return e, err
+	return e.of(s)
 }
 
 // States returns up to limit keys of a step with their states, from a place on ("" for the first page), and
-// the place of the next page ("" after the last). With match only keys for which it is true are returned.
-func (r *Running) States(ctx context.Context, step, place string, limit int, match func(kis.Key) bool) (entries []KeyState, next string, err error) {
+// the place of the next page ("" after the last). With prefix only keys whose text begins so are returned.
+func (r *Running) States(ctx context.Context, step, place string, limit int, prefix string) (entries []KeyState, next string, err error) {
 	s, err := r.Definition().StepOf(step)
 	if err != nil {
 		return nil, "", err
@@ -53,25 +51,19 @@ func (r *Running) States(ctx context.Context, step, place string, limit int, mat
 		return nil, "", err
 	}
 	for ; number < r.system.opt.Partitions; number++ {
-		c := r.cell(PartitionName(r.name, stageName(s.Must), number))
-		if c == nil {
-			return nil, "", fmt.Errorf("%w: step %s keeps no state by key", ErrUnknown, step)
+		l, err := statesQuestion.ask(ctx, r, stageName(s.Must), number, pageOf{step, after, limit - len(entries), prefix})
+		if err != nil {
+			return entries, "", err
 		}
-		looked := 0
-		err := c.query(ctx, func(p *Partition) error {
-			return p.States(step, after, func(e KeyState, at []byte) bool {
-				if looked++; match == nil || match(e.Key) {
-					entries = append(entries, e)
-				}
-				if len(entries) >= limit || looked >= 100_000 { // a look through many keys does not hold up the partition's work for long
-					next = makePlace(number, at)
-					return false
-				}
-				return true
-			})
-		})
-		if err != nil || next != "" {
-			return entries, next, err
+		for _, k := range l.Entries {
+			e, err := k.of(s)
+			if err != nil {
+				return entries, "", err
+			}
+			entries = append(entries, e)
+		}
+		if l.Next != nil {
+			return entries, makePlace(number, l.Next), nil
 		}
 		after = nil
 	}
@@ -96,28 +88,18 @@ func parsePlace(place string) (number int, after []byte, err error) {
 }
 
 // DeadLetters returns up to limit dead letters from a place on, and the next place.
-func (r *Running) DeadLetters(ctx context.Context, place string, limit int, match func(Letter) bool) (letters []Letter, next string, err error) {
+func (r *Running) DeadLetters(ctx context.Context, place string, limit int, filter LetterFilter) (letters []Letter, next string, err error) {
 	number, after, err := parsePlace(place)
 	if err != nil {
 		return nil, "", err
 	}
-	cells := r.all()
-	for ; number < len(cells); number++ {
-		looked := 0
-		err := cells[number].query(ctx, func(p *Partition) error {
-			return p.DeadLetters(after, func(l Letter, at []byte) bool {
-				if looked++; match == nil || match(l) {
-					letters = append(letters, l)
-				}
-				if len(letters) >= limit || looked >= 100_000 {
-					next = makePlace(number, at)
-					return false
-				}
-				return true
-			})
-		})
-		if err != nil || next != "" {
-			return letters, next, err
+	for places := r.places(); number < len(places); number++ {
+		l, err := lettersQuestion.ask(ctx, r, places[number].Stage, places[number].Number, lettersOf{after, limit - len(letters), filter})
+		if err != nil {
+			return letters, "", err
+		}
+		if letters = append(letters, l.Letters...); l.Next != nil {
+			return letters, makePlace(number, l.Next), nil
 		}
 		after = nil
 	}
@@ -126,28 +108,24 @@ func (r *Running) DeadLetters(ctx context.Context, place string, limit int, matc
 
 // DeadLetter returns one dead letter.
 func (r *Running) DeadLetter(ctx context.Context, id string) (l Letter, err error) {
-	c, key, err := r.letter(id)
+	at, key, err := r.letter(id)
 	if err != nil {
 		return l, err
 	}
-	err = c.query(ctx, func(p *Partition) (err error) {
-		l, err = p.DeadLetter(key)
-		return err
-	})
-	return l, err
+	return letterQuestion.ask(ctx, r, at.Stage, at.Number, key)
 }
 
-func (r *Running) letter(id string) (*cell, []byte, error) {
+func (r *Running) letter(id string) (PartitionID, []byte, error) {
 	stage, number, key, err := parseDeadID(id)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrUnknown, err)
+		return PartitionID{}, nil, fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
-	for _, c := range r.all() {
-		if Token(c.stage) == stage && c.number == number {
-			return c, key, nil
+	for _, p := range r.places() {
+		if Token(p.Stage) == stage && p.Number == number {
+			return p, key, nil
 		}
 	}
-	return nil, nil, fmt.Errorf("%w: no dead letter %s", ErrUnknown, id)
+	return PartitionID{}, nil, fmt.Errorf("%w: no dead letter %s", ErrUnknown, id)
 }
 
 // maxLetters is how many dead letters one command takes up in one record.
@@ -155,9 +133,12 @@ const maxLetters = 500
 
 // Retry takes dead letters up again. It returns how many, and why others were left.
 func (r *Running) Retry(ctx context.Context, ids []string) (n int, left []error, err error) {
-	err = r.eachLetters(ctx, ids, func(p *Partition, keys [][]byte) error {
-		k, l, err := p.Retry(r.ctx, keys)
-		n, left = n+k, append(left, l...)
+	err = r.eachLetters(ids, func(at PartitionID, keys [][]byte) error {
+		a, err := retryCommand.ask(ctx, r, at.Stage, at.Number, keys)
+		n += a.N
+		for _, l := range a.Left {
+			left = append(left, errors.New(l))
+		}
 		return err
 	})
 	return n, left, err
@@ -165,34 +146,32 @@ func (r *Running) Retry(ctx context.Context, ids []string) (n int, left []error,
 
 // DropLetters removes dead letters.
 func (r *Running) DropLetters(ctx context.Context, ids []string) (n int, err error) {
-	err = r.eachLetters(ctx, ids, func(p *Partition, keys [][]byte) error {
-		k, err := p.Drop(r.ctx, keys)
+	err = r.eachLetters(ids, func(at PartitionID, keys [][]byte) error {
+		k, err := dropCommand.ask(ctx, r, at.Stage, at.Number, keys)
 		n += k
 		return err
 	})
 	return n, err
 }
 
-func (r *Running) eachLetters(ctx context.Context, ids []string, f func(*Partition, [][]byte) error) error {
-	keys := make(map[*cell][][]byte)
-	var order []*cell
+func (r *Running) eachLetters(ids []string, f func(PartitionID, [][]byte) error) error {
+	keys := make(map[PartitionID][][]byte)
+	var order []PartitionID
 	for _, id := range ids {
-		c, key, err := r.letter(id)
+		at, key, err := r.letter(id)
 		if err != nil {
 			return err
 		}
-		if keys[c] == nil {
-			order = append(order, c)
+		if keys[at] == nil {
+			order = append(order, at)
 		}
-		keys[c] = append(keys[c], key)
+		keys[at] = append(keys[at], key)
 	}
-	for _, c := range order {
-		for ks := keys[c]; len(ks) > 0; {
-			n := min(len(ks), maxLetters)
-			if err := c.ask(ctx, func(p *Partition) error { return f(p, ks[:n]) }); err != nil {
+	for _, at := range order {
+		for ks := range slices.Chunk(keys[at], maxLetters) {
+			if err := f(at, ks); err != nil {
 				return err
 			}
-			ks = ks[n:]
 		}
 	}
 	return nil

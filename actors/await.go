@@ -20,13 +20,12 @@ func OriginMark(m transport.Message) string {
 // Marks are those of the flow's partitions: what its outputs carry (OriginMark).
 func (r *Running) Marks(ctx context.Context) (map[string]bool, error) {
 	marks := make(map[string]bool)
-	for _, c := range r.all() {
-		if err := c.query(ctx, func(p *Partition) error {
-			marks[p.senderMark] = true
-			return nil
-		}); err != nil {
+	for _, at := range r.places() {
+		m, err := markQuestion.ask(ctx, r, at.Stage, at.Number, struct{}{})
+		if err != nil {
 			return nil, err
 		}
+		marks[m] = true
 	}
 	return marks, nil
 }
@@ -132,34 +131,26 @@ func (r *Running) StatesOf(ctx context.Context, step string, keys []kis.Key) (ma
 	if err != nil {
 		return nil, err
 	}
-	of := make(map[*cell][]kis.Key)
+	of := make(map[int][][]byte)
 	for _, k := range keys {
-		c, err := r.partitionOfKey(s, k)
-		if err != nil {
-			return nil, err
-		}
-		of[c] = append(of[c], k)
+		_, number := r.partitionOfKey(s, k)
+		of[number] = append(of[number], []byte(k.Canonical()))
 	}
 	states := make(map[string]KeyState, len(keys))
-	for _, c := range r.all() {
-		if len(of[c]) == 0 {
+	for number := range r.system.opt.Partitions {
+		if len(of[number]) == 0 {
 			continue
 		}
-		err := c.query(ctx, func(p *Partition) error {
-			for _, k := range of[c] {
-				e, err := p.State(step, k)
-				if errors.Is(err, ErrNoState) {
-					continue
-				}
-				if err != nil {
-					return err
-				}
-				states[k.Canonical()] = e
-			}
-			return nil
-		})
+		found, err := statesOfQuestion.ask(ctx, r, stageName(s.Must), number, statesOf{step, of[number]})
 		if err != nil {
 			return nil, err
+		}
+		for _, k := range found {
+			e, err := k.of(s)
+			if err != nil {
+				return nil, err
+			}
+			states[e.Key.Canonical()] = e
 		}
 	}
 	return states, nil

@@ -115,7 +115,7 @@ func TestWaitingRowsAreBounded(t *testing.T) {
 	// What is dropped makes room.
 	dropped := 0
 	for end := time.Now().Add(20 * time.Second); dropped < all && time.Now().Before(end); {
-		letters, _, err := r.DeadLetters(t.Context(), "", 1000, nil)
+		letters, _, err := r.DeadLetters(t.Context(), "", 1000, LetterFilter{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -88,7 +88,7 @@ func (b *runningBench) total(r *Running, step string) int64 {
 	for still := 0; still < 4; {
 		time.Sleep(20 * time.Millisecond)
 		sum = 0
-		states, _, err := r.States(ctx, step, "", 1000, nil)
+		states, _, err := r.States(ctx, step, "", 1000, "")
 		if err != nil {
 			b.t.Fatal(err)
 		}

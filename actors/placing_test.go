@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -274,4 +275,95 @@ func TestCopyIsWarm(t *testing.T) {
 	w.place(1)
 	w.publish(500, 1000)
 	w.await(1000)
+}
+
+// neighbours is a Remote that knows the other systems of its world.
+type neighbours struct {
+	w     *placedWorld
+	asked atomic.Int64
+}
+
+func (n *neighbours) Ask(ctx context.Context, id PartitionID, question string, again bool, body []byte) ([]byte, error) {
+	for {
+		n.asked.Add(1)
+		owner := n.w.owners[GroupOf(id.Flow, id.Stage, id.Number, len(n.w.owners))].Load()
+		b, err := n.w.systems[owner].Answer(ctx, id, question, body)
+		if err == nil {
+			return b, nil
+		}
+		err = RemoteError(ErrorCode(err), err.Error())
+		if !errors.Is(err, ErrElsewhere) {
+			return nil, err
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// TestAskAnywhere: every system answers for all keys, while their partitions move.
+func TestAskAnywhere(t *testing.T) {
+	w := newPlacedWorld(t, 3)
+	n := &neighbours{w: w}
+	for _, s := range w.systems {
+		s.Ask(n)
+	}
+	w.publish(0, 370)
+	w.await(370)
+	stop := make(chan struct{})
+	var moving sync.WaitGroup
+	moving.Go(func() {
+		for rng := rand.New(rand.NewPCG(3, 4)); ; {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			g := rng.IntN(16)
+			from := w.owners[g].Load()
+			to := (from + 1) % 3
+			w.copies[g].Store(from)
+			w.owners[g].Store(to)
+			w.place(int(from))
+			w.place(int(to))
+		}
+	})
+	for round := range 20 {
+		for i, r := range w.running {
+			key, err := kis.ParseKey([]string{"user"}, []string{fmt.Sprintf("user=%d", round)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, err := r.State(t.Context(), "user", key)
+			if err != nil || string(e.State) != `{"n":10}` {
+				t.Fatalf("system %d: user %d: %s, %v", i, round, e.State, err)
+			}
+			all, next, err := r.States(t.Context(), "shop", "", 1000, "")
+			if err != nil || len(all) != 11 || next != "" {
+				t.Fatalf("system %d: %d shops, %v", i, len(all), err)
+			}
+			if _, err := r.State(t.Context(), "user", mustKey(t, "user=999")); !errors.Is(err, ErrNoState) {
+				t.Fatalf("a key without state: %v", err)
+			}
+			if _, err := r.State(t.Context(), "nobody", key); !errors.Is(err, ErrUnknown) {
+				t.Fatalf("a step that is not there: %v", err)
+			}
+		}
+	}
+	close(stop)
+	moving.Wait()
+	if n.asked.Load() == 0 {
+		t.Error("no question went to another system")
+	}
+}
+
+func mustKey(t *testing.T, text string) kis.Key {
+	t.Helper()
+	k, err := kis.ParseKey([]string{"user"}, []string{text})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
 }

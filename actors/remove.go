@@ -231,15 +231,9 @@ func (r *Running) CountKeys(ctx context.Context, step string, limit int) (int, e
 		return 0, err
 	}
 	n := 0
-	for _, c := range r.all() {
-		if c.stage != stageName(s.Must) || n >= limit {
-			continue
-		}
-		if err := c.query(ctx, func(p *Partition) error {
-			k, err := p.CountKeys(step, limit-n)
-			n += k
-			return err
-		}); err != nil {
+	for number := 0; number < r.system.opt.Partitions && n < limit; number++ {
+		k, err := countKeysQuestion.ask(ctx, r, stageName(s.Must), number, countOf{step, limit - n})
+		if n += k; err != nil {
 			return n, err
 		}
 	}

@@ -58,7 +58,7 @@ func TestRemoveStep(t *testing.T) {
 	}
 	letters := func() {
 		t.Helper()
-		all, _, err := r.DeadLetters(t.Context(), "", 100, nil)
+		all, _, err := r.DeadLetters(t.Context(), "", 100, LetterFilter{})
 		if err != nil || len(all) != 10 {
 			t.Fatalf("%d dead letters, %v, want 10", len(all), err)
 		}
@@ -223,7 +223,7 @@ func TestCopy(t *testing.T) {
 		}
 		sum := func(step string) (n int) {
 			t.Helper()
-			states, _, err := x.States(t.Context(), step, "", 1000, nil)
+			states, _, err := x.States(t.Context(), step, "", 1000, "")
 			if err != nil {
 				t.Fatal(err)
 			}

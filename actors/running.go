@@ -32,6 +32,7 @@ type System struct {
 	flows      map[string]*Running
 	placement  Placement // nil: every partition is ours
 	placements uint64    // how many there have been
+	remote     Remote    // nil: there are no other nodes
 
 	ticker context.CancelFunc
 	ticked sync.WaitGroup
@@ -1191,12 +1192,8 @@ func (r *Running) Definition() *Flow {
 	return r.flow
 }
 
-// partitionOfKey returns the cell that owns a step's key: this is how a virtual actor's identity, flow, step
-// and key, finds the partition that it lives in.
-func (r *Running) partitionOfKey(s *Step, key kis.Key) (*cell, error) {
-	name := PartitionName(r.name, stageName(s.Must), partitionOf(key.Slot(), r.system.opt.Partitions))
-	if c := r.cell(name); c != nil {
-		return c, nil
-	}
-	return nil, fmt.Errorf("%w: partition %s", ErrUnknown, name)
+// partitionOfKey is the partition that owns a step's key: this is how a virtual actor's identity, flow, step and key, finds
+// where it lives.
+func (r *Running) partitionOfKey(s *Step, key kis.Key) (stage string, number int) {
+	return stageName(s.Must), partitionOf(key.Slot(), r.system.opt.Partitions)
 }

@@ -559,11 +559,7 @@ func (n *Node) States(ctx context.Context, flow, step, prefix string, page api.P
 	if err != nil {
 		return out, err
 	}
-	var match func(kis.Key) bool
-	if prefix != "" {
-		match = func(k kis.Key) bool { return strings.HasPrefix(k.String(), prefix) }
-	}
-	entries, next, err := r.States(ctx, step, page.After, page.Limit, match)
+	entries, next, err := r.States(ctx, step, page.After, page.Limit, prefix)
 	if err != nil {
 		return out, answer(err)
 	}
@@ -591,9 +587,7 @@ func (n *Node) DeadLetters(ctx context.Context, flow string, filter api.DeadLett
 	if err != nil {
 		return out, err
 	}
-	letters, next, err := r.DeadLetters(ctx, page.After, page.Limit, func(l actors.Letter) bool {
-		return (filter.Step == "" || l.Step == filter.Step) && strings.Contains(l.Reason, filter.Reason)
-	})
+	letters, next, err := r.DeadLetters(ctx, page.After, page.Limit, actors.LetterFilter{Step: filter.Step, Reason: filter.Reason})
 	if err != nil {
 		return out, answer(err)
 	}

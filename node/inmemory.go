@@ -297,7 +297,7 @@ func (r *inMemoryRun) finish(ctx context.Context, report *InMemoryReport) error 
 	report.Reasons = make(map[string]int)
 	for _, f := range r.system.Running() {
 		for place := ""; ; {
-			letters, next, err := f.DeadLetters(ctx, place, 1000, func(actors.Letter) bool { return true })
+			letters, next, err := f.DeadLetters(ctx, place, 1000, actors.LetterFilter{})
 			if err != nil {
 				return err
 			}

@@ -151,7 +151,7 @@ type statePages struct {
 func (p *statePages) peek(ctx context.Context) (*actors.KeyState, error) {
 	for len(p.page) == 0 && !p.ended {
 		var err error
-		if p.page, p.next, err = p.r.States(ctx, p.step, p.next, 1000, nil); err != nil {
+		if p.page, p.next, err = p.r.States(ctx, p.step, p.next, 1000, ""); err != nil {
 			return nil, err
 		}
 		p.ended = p.next == ""

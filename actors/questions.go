@@ -1,0 +1,354 @@
+package actors
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kisflow/kisflow/kis"
+)
+
+// Remote asks partitions that run on other nodes.
+type Remote interface {
+	// Ask sends a question to the owner of a partition. One that may be asked again is, while the partition moves; the error
+	// is made of what ErrorCode said of the one there.
+	Ask(ctx context.Context, p PartitionID, question string, again bool, body []byte) ([]byte, error)
+}
+
+// PartitionID is a partition's identity.
+type PartitionID struct {
+	Flow, Stage string
+	Number      int
+}
+
+// String is the partition's name.
+func (p PartitionID) String() string { return PartitionName(p.Flow, p.Stage, p.Number) }
+
+// ErrElsewhere: the partition does not run on this node.
+var ErrElsewhere = errors.New("the partition does not run here")
+
+// Ask lets the system reach partitions of other nodes.
+func (s *System) Ask(r Remote) {
+	s.mu.Lock()
+	s.remote = r
+	s.mu.Unlock()
+}
+
+// question is what may be asked of a partition, wherever it runs: a message to its mailbox, and in a form that a node can
+// send to another one. What changes something is a command: it is not asked again when its answer got lost.
+type question[Q, A any] struct {
+	name    string
+	command bool
+	answer  func(ctx context.Context, p *Partition, q Q) (A, error)
+}
+
+// The questions. A command works under the flow's own context: who asked may be gone before it has ended.
+var (
+	stateQuestion = question[stateOf, keptState]{"state", false, func(_ context.Context, p *Partition, q stateOf) (keptState, error) {
+		s, err := p.stateful(q.Step)
+		if err != nil {
+			return keptState{}, err
+		}
+		key, err := kis.KeyFromCanonical(s.Must, string(q.Key))
+		if err != nil {
+			return keptState{}, err
+		}
+		e, err := p.State(q.Step, key)
+		return keep(e), err
+	}}
+	statesOfQuestion = question[statesOf, []keptState]{"states of", false, func(_ context.Context, p *Partition, q statesOf) (found []keptState, err error) {
+		s, err := p.stateful(q.Step)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range q.Keys {
+			key, err := kis.KeyFromCanonical(s.Must, string(k))
+			if err != nil {
+				return nil, err
+			}
+			e, err := p.State(q.Step, key)
+			if errors.Is(err, ErrNoState) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, keep(e))
+		}
+		return found, nil
+	}}
+	statesQuestion = question[pageOf, keptStates]{"states", false, func(_ context.Context, p *Partition, q pageOf) (l keptStates, err error) {
+		looked := 0
+		err = p.States(q.Step, q.After, func(e KeyState, at []byte) bool {
+			if looked++; q.Prefix == "" || strings.HasPrefix(e.Key.String(), q.Prefix) {
+				l.Entries = append(l.Entries, keep(e))
+			}
+			if len(l.Entries) >= q.Limit || looked >= lookedMost {
+				l.Next = at
+				return false
+			}
+			return true
+		})
+		return l, err
+	}}
+	lettersQuestion = question[lettersOf, keptLetters]{"letters", false, func(_ context.Context, p *Partition, q lettersOf) (l keptLetters, err error) {
+		looked := 0
+		err = p.DeadLetters(q.After, func(e Letter, at []byte) bool {
+			if looked++; q.Filter.matches(e) {
+				l.Letters = append(l.Letters, e)
+			}
+			if len(l.Letters) >= q.Limit || looked >= lookedMost {
+				l.Next = at
+				return false
+			}
+			return true
+		})
+		return l, err
+	}}
+	letterQuestion = question[[]byte, Letter]{"letter", false, func(_ context.Context, p *Partition, key []byte) (Letter, error) { return p.DeadLetter(key) }}
+	retryCommand   = question[[][]byte, retried]{"retry", true, func(ctx context.Context, p *Partition, keys [][]byte) (a retried, err error) {
+		var left []error
+		a.N, left, err = p.Retry(ctx, keys)
+		for _, l := range left {
+			a.Left = append(a.Left, l.Error())
+		}
+		return a, err
+	}}
+	dropCommand       = question[[][]byte, int]{"drop", true, func(ctx context.Context, p *Partition, keys [][]byte) (int, error) { return p.Drop(ctx, keys) }}
+	countKeysQuestion = question[countOf, int]{"count keys", false, func(_ context.Context, p *Partition, q countOf) (int, error) { return p.CountKeys(q.Step, q.Limit) }}
+	markQuestion      = question[struct{}, string]{"mark", false, func(_ context.Context, p *Partition, _ struct{}) (string, error) { return p.senderMark, nil }}
+)
+
+// answerTo finds a question by its name, for who answers other nodes.
+func answerTo(name string) (func(ctx context.Context, p *Partition, body []byte) ([]byte, error), bool) {
+	switch name {
+	case stateQuestion.name:
+		return stateQuestion.encoded, true
+	case statesOfQuestion.name:
+		return statesOfQuestion.encoded, true
+	case statesQuestion.name:
+		return statesQuestion.encoded, true
+	case lettersQuestion.name:
+		return lettersQuestion.encoded, true
+	case letterQuestion.name:
+		return letterQuestion.encoded, true
+	case retryCommand.name:
+		return retryCommand.encoded, true
+	case dropCommand.name:
+		return dropCommand.encoded, true
+	case countKeysQuestion.name:
+		return countKeysQuestion.encoded, true
+	case markQuestion.name:
+		return markQuestion.encoded, true
+	}
+	return nil, false
+}
+
+func (q question[Q, A]) encoded(ctx context.Context, p *Partition, body []byte) ([]byte, error) {
+	var in Q
+	if err := json.Unmarshal(body, &in); err != nil {
+		return nil, fmt.Errorf("question %s: %w", q.name, err)
+	}
+	out, err := q.answer(ctx, p, in)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(out)
+}
+
+// ask asks a partition of the flow, here or on another node.
+func (q question[Q, A]) ask(ctx context.Context, r *Running, stage string, number int, in Q) (out A, err error) {
+	id := PartitionID{r.name, stage, number}
+	if c := r.cell(id.String()); c != nil {
+		var a A // of this question alone: it may be answered when nobody waits any more
+		f := func(p *Partition) (err error) {
+			limit := ctx
+			if q.command {
+				limit = r.ctx
+			}
+			a, err = q.answer(limit, p, in)
+			return err
+		}
+		if q.command {
+			err = c.ask(ctx, f)
+		} else {
+			err = c.query(ctx, f)
+		}
+		if err == nil {
+			return a, nil
+		}
+		if !errors.Is(err, errLeft) {
+			return out, err
+		}
+	}
+	r.system.mu.Lock()
+	remote := r.system.remote
+	r.system.mu.Unlock()
+	if remote == nil {
+		return out, fmt.Errorf("%w: partition %s", ErrUnknown, id)
+	}
+	body, err := json.Marshal(in)
+	if err != nil {
+		return out, err
+	}
+	b, err := remote.Ask(ctx, id, q.name, !q.command, body)
+	if err != nil {
+		return out, err
+	}
+	if err := json.Unmarshal(b, &out); err != nil {
+		return out, fmt.Errorf("partition %s: answer to %s: %w", id, q.name, err)
+	}
+	return out, nil
+}
+
+// Answer answers another node's question to a partition of this one.
+func (s *System) Answer(ctx context.Context, id PartitionID, question string, body []byte) (out []byte, err error) {
+	r := s.Flow(id.Flow)
+	if r == nil {
+		return nil, fmt.Errorf("%w: %s", ErrElsewhere, id)
+	}
+	c := r.cell(id.String())
+	if c == nil {
+		return nil, fmt.Errorf("%w: %s", ErrElsewhere, id)
+	}
+	f, ok := answerTo(question)
+	if !ok {
+		return nil, fmt.Errorf("%w: question %q; this node is of another version", ErrUnknown, question)
+	}
+	var a []byte
+	err = c.query(ctx, func(p *Partition) (err error) {
+		a, err = f(r.ctx, p, body)
+		return err
+	})
+	if errors.Is(err, errLeft) {
+		err = fmt.Errorf("%w: %s", ErrElsewhere, id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// errorCodes are the errors that another node has to tell apart.
+var errorCodes = []struct {
+	code string
+	err  error
+}{
+	{"elsewhere", ErrElsewhere}, {"no-state", ErrNoState}, {"waiting", ErrWaiting}, {"unknown", ErrUnknown}, {"fenced", ErrFenced},
+	{"stopped", ErrStopped}, {"damaged-log", ErrDamagedLog}, {"input", ErrInput}, {"deadline", context.DeadlineExceeded},
+}
+
+// ErrorCode is a word for what an error is, and "" for one that nobody branches on.
+func ErrorCode(err error) string {
+	for _, e := range errorCodes {
+		if errors.Is(err, e.err) {
+			return e.code
+		}
+	}
+	return ""
+}
+
+// RemoteError is an error of another node, by its code and text.
+func RemoteError(code, text string) error {
+	for _, e := range errorCodes {
+		if e.code == code {
+			return remoteError{text, e.err}
+		}
+	}
+	return errors.New(text)
+}
+
+type remoteError struct {
+	text string
+	is   error
+}
+
+func (e remoteError) Error() string { return e.text }
+func (e remoteError) Unwrap() error { return e.is }
+
+// lookedMost is how many entries one question looks through: a look through many keys does not hold up the partition's
+// work for long.
+const lookedMost = 100_000
+
+// The forms of questions and answers.
+type (
+	stateOf struct {
+		Step string
+		Key  []byte // canonical
+	}
+	statesOf struct {
+		Step string
+		Keys [][]byte
+	}
+	pageOf struct {
+		Step   string
+		After  []byte
+		Limit  int
+		Prefix string // of the key's text; "": all
+	}
+	lettersOf struct {
+		After  []byte
+		Limit  int
+		Filter LetterFilter
+	}
+	countOf struct {
+		Step  string
+		Limit int
+	}
+	keptState struct {
+		Key, State         []byte
+		Revision, Sequence uint64
+		Time               time.Time
+	}
+	keptStates struct {
+		Entries []keptState
+		Next    []byte
+	}
+	keptLetters struct {
+		Letters []Letter
+		Next    []byte
+	}
+	retried struct {
+		N    int
+		Left []string
+	}
+)
+
+func keep(e KeyState) keptState {
+	return keptState{[]byte(e.Key.Canonical()), e.State, e.Revision, e.Sequence, e.Time}
+}
+
+func (k keptState) of(s *Step) (KeyState, error) {
+	key, err := kis.KeyFromCanonical(s.Must, string(k.Key))
+	return KeyState{key, k.State, k.Revision, k.Sequence, k.Time}, err
+}
+
+// LetterFilter chooses dead letters.
+type LetterFilter struct {
+	Step   string // "": all
+	Reason string // a part of it
+}
+
+func (f LetterFilter) matches(l Letter) bool {
+	return (f.Step == "" || l.Step == f.Step) && strings.Contains(l.Reason, f.Reason)
+}
+
+// places are the partitions of the flow, and those of stages that it has no more and that are open here.
+func (r *Running) places() []PartitionID {
+	var all []PartitionID
+	for _, must := range r.Definition().Stages() {
+		for number := range r.system.opt.Partitions {
+			all = append(all, PartitionID{r.name, stageName(must), number})
+		}
+	}
+	for _, c := range r.all() {
+		if id := (PartitionID{r.name, c.stage, c.number}); !slices.Contains(all, id) {
+			all = append(all, id)
+		}
+	}
+	return all
+}
