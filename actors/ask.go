@@ -187,6 +187,7 @@ type InputStatus struct {
 	Lag     uint64 // messages above Dealt, at the most
 	Waiting int    // rows handed over and not committed
 	Reason  error  // why it is not being read
+	index   int    // among the flow's inputs
 }
 
 // Inputs tells of all inputs. Of one whose stream does not answer it tells what is known, and the reason.
@@ -199,11 +200,15 @@ func (r *Running) Inputs(ctx context.Context) ([]InputStatus, error) {
 	var all []InputStatus
 	for _, d := range deals {
 		in := &d.flow.Inputs[d.input]
-		st := InputStatus{Kind: in.Kind, Stream: in.Stream, Filter: in.Filter, Dealt: d.dealt.Load()}
+		st := InputStatus{Kind: in.Kind, Stream: in.Stream, Filter: in.Filter, Dealt: d.dealt.Load(), index: d.input}
+		filter := in.Filter
 		d.mu.Lock()
 		st.Reason = d.reason
+		if d.dealer != nil {
+			filter = d.dealer.filter()
+		}
 		d.mu.Unlock()
-		newest, err := r.newest(limit, in)
+		newest, err := r.newest(limit, in.Stream, filter)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -222,7 +227,8 @@ type PartitionStatus struct {
 	Name        string
 	Stage       string
 	Number      int
-	State       string // recovering, running, waiting, stopped
+	Node        string // that it runs on, in a merged report
+	State       string // recovering, running, waiting, stopped; in a merged report also moving
 	Reason      error  // why it has stopped, or what it waits for
 	Recovered   uint64 // of Of log positions, while recovering
 	Of          uint64

@@ -39,7 +39,7 @@ func (r *Running) Newest(ctx context.Context) (map[string]uint64, error) {
 		if in.Kind == HandOff {
 			continue
 		}
-		n, err := r.newest(ctx, in)
+		n, err := r.newest(ctx, in.Stream, in.Filter)
 		if err != nil {
 			return nil, fmt.Errorf("input %s: %w", in.Stream, err)
 		}

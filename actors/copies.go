@@ -238,6 +238,7 @@ func (w *warmCopy) take(m *transport.Message) error {
 // CopyStatus is how far a warm copy is.
 type CopyStatus struct {
 	Partition string
+	Node      string // that keeps it, in a merged report
 	Sequence  uint64 // of the newest record that it holds, in the log
 	Behind    bool   // the log was further when somebody looked last
 }
@@ -253,7 +254,7 @@ func (r *Running) Copies() []CopyStatus {
 	var all []CopyStatus
 	for _, w := range c.parts {
 		at := w.at.Load()
-		all = append(all, CopyStatus{w.p.name, at, at < w.seen.Load()})
+		all = append(all, CopyStatus{w.p.name, "", at, at < w.seen.Load()})
 	}
 	slices.SortFunc(all, func(a, b CopyStatus) int { return strings.Compare(a.Partition, b.Partition) })
 	return all

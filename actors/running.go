@@ -929,7 +929,7 @@ func (r *Running) moves(ctx context.Context, f *Flow) ([]move, error) {
 func (r *Running) dealtUpTo(ctx context.Context, d *deal, at uint64) error {
 	in := &d.flow.Inputs[d.input]
 	for d.dealt.Load() < at {
-		newest, err := r.newest(ctx, in)
+		newest, err := r.newest(ctx, in.Stream, in.Filter)
 		if err != nil {
 			return err
 		}
@@ -948,15 +948,15 @@ func (r *Running) dealtUpTo(ctx context.Context, d *deal, at uint64) error {
 	return nil
 }
 
-// newest is the sequence of the newest message that concerns an input.
-func (r *Running) newest(ctx context.Context, in *Input) (uint64, error) {
-	if len(in.Filter) == 0 {
-		info, err := r.system.streams.Info(ctx, in.Stream)
+// newest is the sequence of the newest message of a stream that a filter lets through.
+func (r *Running) newest(ctx context.Context, stream string, filter []string) (uint64, error) {
+	if len(filter) == 0 {
+		info, err := r.system.streams.Info(ctx, stream)
 		return info.Last, err
 	}
 	var newest uint64
-	for _, f := range in.Filter {
-		m, err := r.system.streams.LastOn(ctx, in.Stream, f)
+	for _, f := range filter {
+		m, err := r.system.streams.LastOn(ctx, stream, f)
 		if err != nil && !errors.Is(err, transport.ErrNotFound) {
 			return 0, err
 		}
