@@ -433,3 +433,57 @@ func (l *List[T]) UnmarshalJSON(b []byte) error {
 	}
 	return nil
 }
+
+// Cluster is a cluster as a node sees it.
+type Cluster struct {
+	Name     string        `json:"name"`
+	Node     string        `json:"node"`     // that answers
+	Table    uint64        `json:"table"`    // number of the table that says who owns what
+	Groups   int           `json:"groups"`   // of partitions: they are placed by groups
+	Unowned  int           `json:"unowned"`  // groups without an owner
+	Replicas int           `json:"replicas"` // of every stream
+	Nodes    []ClusterNode `json:"nodes"`
+	Moves    []Move        `json:"moves"` // planned ones under way
+}
+
+// ClusterNode is a member of a cluster.
+type ClusterNode struct {
+	Name          string    `json:"name"`
+	Host          string    `json:"host"`
+	API           string    `json:"api"`
+	Version       string    `json:"version"`
+	StartedAt     time.Time `json:"started_at"`
+	Alive         bool      `json:"alive"`
+	Draining      bool      `json:"draining"`
+	SilentSeconds float64   `json:"silent_seconds"` // since its lease was last seen to move
+	Owns          int       `json:"owns"`           // groups
+	Standby       int       `json:"standby"`        // groups of which it keeps a warm copy
+}
+
+// Move is a group on its way to another node.
+type Move struct {
+	Group int    `json:"group"`
+	From  string `json:"from"`
+	To    string `json:"to"`
+	Ready bool   `json:"ready"` // the copy there has caught up
+}
+
+// ClusterPartition is where a partition is.
+type ClusterPartition struct {
+	Name      string        `json:"name"`  // flow/stage/number
+	Node      string        `json:"node"`  // empty while it moves
+	State     string        `json:"state"` // running, recovering, waiting, stopped, moving
+	Reason    string        `json:"reason,omitempty"`
+	Epoch     uint64        `json:"epoch"`
+	Commits   uint64        `json:"commits"`
+	Recovered uint64        `json:"recovered,omitempty"` // of Of log positions, while it recovers
+	Of        uint64        `json:"of,omitempty"`
+	Copies    []ClusterCopy `json:"copies"`
+}
+
+// ClusterCopy is a warm copy of a partition's state.
+type ClusterCopy struct {
+	Node     string `json:"node"`
+	Sequence uint64 `json:"sequence"` // of the newest record that it holds, in the partition's log
+	Behind   bool   `json:"behind"`   // the log was further when it was looked at last
+}
