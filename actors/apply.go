@@ -15,6 +15,7 @@ import (
 // work is what one batch comes to, before it is committed. It is used again for the next batch.
 type work struct {
 	now        time.Time
+	came       int       // rows of inputs from outside the flow
 	last       *Item     // the row that was applied last
 	arrived    time.Time // when the stream stored its message, or one of the same read
 	positions  []*proto.Position

@@ -75,7 +75,7 @@ func (r *Running) keepCopies() {
 func (r *Running) bare(f *Flow, must []string, number int) *Partition {
 	stage := stageName(must)
 	return &Partition{flow: f, stage: stage, must: must, number: number, name: PartitionName(f.Name, stage, number), warm: true,
-		ports: Ports{r.system.streams, r.system.objects, nil, r.system.clock, r.system.log, r.system.meter}, opt: r.system.opt,
+		ports: Ports{r.system.streams, r.system.objects, nil, r.system.clock, r.system.log, r.system.meter, nil}, opt: r.system.opt,
 		stream: LogStream(f.Name), subject: logSubject(f.Name, stage, number), targets: make(map[string]*target)}
 }
 

@@ -116,7 +116,7 @@ func (k *kit) partition(must []string, n int) (*Partition, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewPartition(k.flow, must, n, Ports{k.streams, k.objects, store, k, slog.New(slog.NewTextHandler(&k.log, nil)), &Meter{}}, k.opt)
+	return NewPartition(k.flow, must, n, Ports{k.streams, k.objects, store, k, slog.New(slog.NewTextHandler(&k.log, nil)), &Meter{}, nil}, k.opt)
 }
 
 func (k *kit) mustOpen() *Partition {

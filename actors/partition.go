@@ -41,6 +41,8 @@ type Ports struct {
 	Clock   Clock
 	Logger  *slog.Logger
 	Meter   *Meter // never nil
+	// In counts the rows that come in from outside the flow, each once. It may be nil.
+	In *atomic.Uint64
 }
 
 // Options tune partitions. The zero value is ready to use.
@@ -303,6 +305,9 @@ func (p *Partition) Work(ctx context.Context) (int, error) {
 		return taken, err
 	}
 	p.ports.Meter.batch(p.flow.Name, w, start, p.ports.Clock.Now())
+	if p.ports.In != nil {
+		p.ports.In.Add(uint64(w.came))
+	}
 	return taken, nil
 }
 
@@ -424,6 +429,9 @@ func (p *Partition) takeChunk(ctx context.Context, w *work, c *Chunk) (done bool
 			continue
 		}
 		w.last, w.arrived = it, c.Arrived
+		if p.flow.Inputs[c.Input].Kind != HandOff {
+			w.came++
+		}
 		if err := p.apply(ctx, w, it, p.flow.Inputs[c.Input].Kind == Load); err != nil {
 			return false, err
 		}

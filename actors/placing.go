@@ -155,9 +155,16 @@ func (r *Running) follow(ctx context.Context) error {
 		r.deal(r.undeal())
 	}
 	r.keepCopies()
-	if !r.opening() {
-		r.notePlaced(at, at)
+	if r.opening() {
+		return nil
 	}
+	if !r.left {
+		if err := r.openLeft(ctx); err != nil {
+			return err
+		}
+		r.left = true
+	}
+	r.notePlaced(at, at)
 	return nil
 }
 

@@ -298,7 +298,7 @@ func (s *System) takeOver(ctx context.Context, f *Flow, must []string, number in
 	if err != nil {
 		return nil, fmt.Errorf("partition %s: %w", name, err)
 	}
-	p, err := NewPartition(f, must, number, Ports{s.streams, s.objects, store, s.clock, s.log, s.meter}, s.opt)
+	p, err := NewPartition(f, must, number, Ports{s.streams, s.objects, store, s.clock, s.log, s.meter, nil}, s.opt)
 	if err != nil {
 		return nil, err
 	}

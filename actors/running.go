@@ -110,6 +110,7 @@ type Running struct {
 
 	// changing is held by who opens or closes partitions, or begins or ends dealers.
 	changing sync.Mutex
+	left     bool // what stages have left here that are no more is open; changing guards it
 
 	mu      sync.Mutex
 	flow    *Flow
@@ -154,7 +155,7 @@ type deal struct {
 
 // Start starts a flow: it opens its partitions, each of which recovers, and then reads its inputs. It returns
 // when all partitions have answered; those that could not be opened are in the status, and the error is for
-// what concerns the flow as a whole.
+// what concerns the flow as a whole. With a placement it returns at once: Placed waits.
 func (s *System) Start(ctx context.Context, f *Flow) (*Running, error) {
 	if err := s.ensure(ctx, f); err != nil {
 		return nil, err
@@ -169,6 +170,11 @@ func (s *System) Start(ctx context.Context, f *Flow) (*Running, error) {
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	s.flows[f.Name] = r
 	s.mu.Unlock()
+	if s.placed() { // what is ours follows on
+		r.poke()
+		r.wg.Go(r.watch)
+		return r, nil
+	}
 	if err := r.open(ctx, false); err != nil {
 		_ = r.Stop(ctx)
 		return nil, err
@@ -180,7 +186,6 @@ func (s *System) Start(ctx context.Context, f *Flow) (*Running, error) {
 	r.changing.Lock()
 	r.deal(nil)
 	r.changing.Unlock()
-	r.poke() // it may have been another placement with which the partitions were opened
 	r.wg.Go(r.watch)
 	return r, nil
 }
@@ -248,7 +253,7 @@ func (r *Running) beginOpen(stages [][]string, all bool, opened chan<- error) (n
 			if err != nil {
 				return n, fmt.Errorf("partition %s: %w", name, err)
 			}
-			p, err := NewPartition(f, must, number, Ports{s.streams, s.objects, store, s.clock, s.log, s.meter}, s.opt)
+			p, err := NewPartition(f, must, number, Ports{s.streams, s.objects, store, s.clock, s.log, s.meter, &r.events}, s.opt)
 			if err != nil {
 				return n, err
 			}
@@ -473,9 +478,6 @@ type dealt struct {
 }
 
 func (t dealt) Deliver(ctx context.Context, stage string, number int, k *Chunk) error {
-	if t.d.flow.Inputs[t.d.input].Kind != HandOff {
-		t.events.Add(uint64(len(k.Items)))
-	}
 	t.batches.Add(1)
 	return t.Running.Deliver(ctx, stage, number, k)
 }
@@ -687,28 +689,46 @@ func (r *Running) AcceptInputs(ctx context.Context, now bool) error {
 	return nil
 }
 
-// Committed returns the sequence of a stream up to which all partitions of this node have committed.
-func (r *Running) Committed(ctx context.Context, stream string) (uint64, error) {
+// Committed returns the sequences of a stream up to which the partitions here that read it have committed, by their names.
+func (r *Running) Committed(ctx context.Context, stream string) (map[string]uint64, error) {
 	f := r.Definition()
-	low, some := uint64(0), false
+	at := make(map[string]uint64)
 	for i := range f.Inputs {
 		if f.Inputs[i].Stream != stream {
 			continue
 		}
+		stage := stageName(entryStage(f, f.Inputs[i].Step))
 		for _, c := range r.all() {
-			if c.dead() {
-				return 0, nil // its position is not known here: nothing may go
+			if c.stage != stage || c.dead() {
+				continue // its position is not known here
+			}
+			var sequence uint64
+			if err := c.query(ctx, func(p *Partition) error {
+				sequence = p.Sequence(i)
+				return nil
+			}); err != nil {
+				return nil, err
+			}
+			if before, ok := at[c.name]; !ok || sequence < before {
+				at[c.name] = sequence
 			}
 		}
-		at, err := r.lowest(ctx, r.newDealer(f, i), i, transport.Info{})
-		if err != nil {
-			return 0, err
+	}
+	return at, nil
+}
+
+// Readers are the names of the partitions, here and elsewhere, that read a stream.
+func (r *Running) Readers(stream string) (names []string) {
+	f := r.Definition()
+	for i := range f.Inputs {
+		if f.Inputs[i].Stream != stream || f.Inputs[i].Kind == HandOff {
+			continue
 		}
-		if !some || at < low {
-			low, some = at, true
+		for number := range r.system.opt.Partitions {
+			names = append(names, PartitionName(r.name, stageName(entryStage(f, f.Inputs[i].Step)), number))
 		}
 	}
-	return low, nil
+	return names
 }
 
 // undeal ends all dealers, waits for them, and returns what they have delivered.

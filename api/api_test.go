@@ -200,6 +200,11 @@ func TestClient(t *testing.T) {
 	calls := map[string]func(api.Backend) (any, error){
 		"Status":             func(b api.Backend) (any, error) { return b.Status(ctx) },
 		"Doctor":             func(b api.Backend) (any, error) { return b.Doctor(ctx) },
+		"Cluster":            func(b api.Backend) (any, error) { return b.Cluster(ctx) },
+		"ClusterPartitions":  func(b api.Backend) (any, error) { return b.ClusterPartitions(ctx, "OrderTotals", api.Page{Limit: 5}) },
+		"DrainNode":          func(b api.Backend) (any, error) { return b.DrainNode(ctx, "b", true) },
+		"DrainNode back":     func(b api.Backend) (any, error) { return b.DrainNode(ctx, "b", false) },
+		"DrainNode nobody":   func(b api.Backend) (any, error) { return b.DrainNode(ctx, "nobody", false) },
 		"Flows":              func(b api.Backend) (any, error) { return b.Flows(ctx, api.Page{Limit: 1, After: "1"}) },
 		"Functions":          func(b api.Backend) (any, error) { return b.Functions(ctx, api.Page{Limit: 100}) },
 		"Connectors":         func(b api.Backend) (any, error) { return b.Connectors(ctx, api.Page{Limit: 100}) },

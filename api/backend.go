@@ -82,6 +82,13 @@ type Backend interface {
 	RetryDeadLetters(ctx context.Context, flow string, ids []string) (Resolved, error)
 	DropDeadLetters(ctx context.Context, flow string, ids []string) (Resolved, error)
 
+	// Cluster tells of the cluster that the node is part of; of a node that is alone it is ErrConflict. ClusterPartitions lists
+	// where the partitions of a flow, or of all if the name is empty, are. DrainNode takes a node out of service, or lets it
+	// back in: its partitions move to others, and none comes to it. It returns when that is marked, not when it is done.
+	Cluster(ctx context.Context) (Cluster, error)
+	ClusterPartitions(ctx context.Context, flow string, page Page) (List[ClusterPartition], error)
+	DrainNode(ctx context.Context, node string, on bool) (Cluster, error)
+
 	// Publish stores messages in the stream of a subject, or of a flow's entry, in order, and returns when
 	// all are acknowledged. A payload is not looked at: bad JSON becomes a dead letter of the flow. On an
 	// error a leading part may have been stored; the same messages with the same IDs may be sent again.

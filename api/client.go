@@ -308,6 +308,25 @@ func (c *Client) DropDeadLetters(ctx context.Context, flow string, ids []string)
 	return post[Resolved](ctx, c, path("flows", flow, "deadletters", "drop"), idList{IDs: ids})
 }
 
+// Cluster implements Backend.
+func (c *Client) Cluster(ctx context.Context) (Cluster, error) {
+	return get[Cluster](ctx, c, path("cluster"), nil)
+}
+
+// ClusterPartitions implements Backend.
+func (c *Client) ClusterPartitions(ctx context.Context, flow string, page Page) (List[ClusterPartition], error) {
+	return get[List[ClusterPartition]](ctx, c, path("cluster", "partitions"), page.query("flow", flow))
+}
+
+// DrainNode implements Backend.
+func (c *Client) DrainNode(ctx context.Context, node string, on bool) (Cluster, error) {
+	action := "undrain"
+	if on {
+		action = "drain"
+	}
+	return post[Cluster](ctx, c, path("cluster", "nodes", node, action), nil)
+}
+
 // Publish implements Backend.
 func (c *Client) Publish(ctx context.Context, p Publication) (Published, error) {
 	return post[Published](ctx, c, path("publish"), p)

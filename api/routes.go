@@ -51,6 +51,25 @@ func Routes() []Route {
 			Answer: "Report", Doc: "checks of what the node stands on",
 			handle: func(ctx context.Context, b Backend, _ *request) (any, error) { return b.Doctor(ctx) }},
 
+		{Method: "GET", Path: "/api/v1/cluster", Permission: PermitRead, Timeout: quick,
+			Answer: "Cluster", Doc: "the cluster that the node is part of",
+			handle: func(ctx context.Context, b Backend, _ *request) (any, error) { return b.Cluster(ctx) }},
+		{Method: "GET", Path: "/api/v1/cluster/partitions", Permission: PermitRead, Query: append([]string{"flow"}, pageQuery...), Timeout: quick,
+			Answer: "List of ClusterPartition", Doc: "where the partitions are, of a flow or of all",
+			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
+				return b.ClusterPartitions(ctx, r.query.Get("flow"), r.page)
+			}},
+		{Method: "POST", Path: "/api/v1/cluster/nodes/{node}/drain", Permission: PermitOperate, Timeout: quick,
+			Answer: "Cluster", Doc: "take a node out of service: its partitions move to others",
+			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
+				return b.DrainNode(ctx, r.PathValue("node"), true)
+			}},
+		{Method: "POST", Path: "/api/v1/cluster/nodes/{node}/undrain", Permission: PermitOperate, Timeout: quick,
+			Answer: "Cluster", Doc: "let a node have partitions again",
+			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
+				return b.DrainNode(ctx, r.PathValue("node"), false)
+			}},
+
 		{Method: "GET", Path: "/api/v1/flows", Permission: PermitRead, Query: pageQuery, Timeout: quick,
 			Answer: "List of FlowSummary", Doc: "the flows",
 			handle: func(ctx context.Context, b Backend, r *request) (any, error) { return b.Flows(ctx, r.page) }},

@@ -171,6 +171,7 @@ type Stage struct {
 // Partition is a share of a stage's keys.
 type Partition struct {
 	Name    string `json:"name"`
+	Node    string `json:"node,omitempty"` // that it runs on, in a cluster
 	State   string `json:"state"`
 	Reason  string `json:"reason,omitempty"`
 	Epoch   uint64 `json:"epoch"`

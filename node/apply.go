@@ -95,9 +95,12 @@ func (n *Node) takeBack(ctx context.Context, before, target *flowdef.Set, flows 
 
 // Apply implements api.Backend.
 func (n *Node) Apply(ctx context.Context, files []api.File, ok api.Approval) (api.Plan, error) {
-	n.change.Lock()
-	defer n.change.Unlock()
-	return n.applyFiles(ctx, files, ok, "")
+	var p api.Plan
+	err := n.changing(ctx, "apply", func() (err error) {
+		p, err = n.applyFiles(ctx, files, ok, "")
+		return err
+	})
+	return p, err
 }
 
 // applyFiles applies files. The caller holds n.change; promoted is the flow whose shadow ends by it, or "".

@@ -75,15 +75,17 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		s.Recovery.Partitions += all
 		s.Recovery.Records += read
 		s.Partitions += all
-		if parts, err := r.Partitions(ctx); err == nil {
-			for _, p := range parts {
-				s.StateKeys += uint64(max(0, p.StateKeys))
-			}
+		rep, err := n.report(ctx, r)
+		for _, p := range rep.Partitions {
+			s.StateKeys += uint64(max(0, p.StateKeys))
 		}
 		if isShadow(r.Name()) {
 			continue // its flow is what counts
 		}
-		f, err := n.summary(ctx, r.Name())
+		var f api.FlowSummary
+		if err == nil {
+			f, err = n.summaryOf(r.Name(), &rep)
+		}
 		if err != nil { // NATS is away, say: the rest of the status is worth having
 			s.Problems = append(s.Problems, "flow "+r.Name()+": "+err.Error())
 			s.Running++
@@ -109,8 +111,21 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 	return s, nil
 }
 
-// summary tells how a flow is.
+// summary tells how a flow is, on all nodes.
 func (n *Node) summary(ctx context.Context, name string) (api.FlowSummary, error) {
+	r := n.system.Flow(name)
+	if r == nil {
+		return n.summaryOf(name, nil)
+	}
+	rep, err := n.report(ctx, r)
+	if err != nil {
+		return api.FlowSummary{}, err
+	}
+	return n.summaryOf(name, &rep)
+}
+
+// summaryOf is summary with the report of a flow that runs; nil of one that does not.
+func (n *Node) summaryOf(name string, rep *actors.Report) (api.FlowSummary, error) {
 	n.mu.Lock()
 	def, e, problem := flowNamed(n.set, name), n.catalog.Flows[name], n.problems[name]
 	n.mu.Unlock()
@@ -121,32 +136,25 @@ func (n *Node) summary(ctx context.Context, name string) (api.FlowSummary, error
 	if e != nil {
 		f.Revision, f.UpdatedAt = e.Revision, e.UpdatedAt
 	}
-	r := n.system.Flow(name)
 	switch {
 	case !def.Enabled:
 		f.State = api.StateDisabled
 	case e != nil && e.Paused:
 		f.State = api.StatePaused
-	case r != nil && problem == "":
+	case rep != nil && problem == "":
 		f.State = api.StateRunning
 	}
-	if r == nil {
+	if rep == nil {
 		return f, nil
 	}
-	if ready, all, _, _ := r.Progress(); ready < all {
+	if rep.Ready < len(rep.Partitions) {
 		f.State = api.StateRecovering
 	}
-	f.EventsIn, _ = r.Counts()
-	for _, s := range n.meter.Steps() {
-		if s.Flow == name {
-			f.EventsOut += s.Sent.Load()
-		}
+	f.EventsIn = rep.Rows
+	for _, s := range rep.Steps {
+		f.EventsOut += s.Sent
 	}
-	inputs, err := r.Inputs(ctx)
-	if err != nil {
-		return f, err
-	}
-	for _, i := range inputs {
+	for _, i := range rep.Inputs {
 		f.Lag += i.Lag
 		switch {
 		case i.Reason == nil:
@@ -156,12 +164,8 @@ func (n *Node) summary(ctx context.Context, name string) (api.FlowSummary, error
 			f.Reason = "input " + i.Stream + ": " + i.Reason.Error()
 		}
 	}
-	f.Lag += uint64(r.Waiting())
-	parts, err := r.Partitions(ctx)
-	if err != nil {
-		return f, err
-	}
-	for _, p := range parts {
+	f.Lag += uint64(rep.Waiting)
+	for _, p := range rep.Partitions {
 		f.DeadLetters += p.DeadLetters
 		switch {
 		case p.Reason == nil:
@@ -307,13 +311,25 @@ func (n *Node) TestConnector(ctx context.Context, name string) (api.Check, error
 
 // Flow implements api.Backend.
 func (n *Node) Flow(ctx context.Context, name string) (api.Flow, error) {
-	sum, err := n.summary(ctx, name)
+	r := n.system.Flow(name)
+	var rep *actors.Report
+	if r != nil {
+		all, err := n.report(ctx, r)
+		if err != nil {
+			return api.Flow{}, err
+		}
+		rep = &all
+	}
+	sum, err := n.summaryOf(name, rep)
 	if err != nil {
 		return api.Flow{}, err
 	}
 	n.mu.Lock()
 	set, def := n.set, flowNamed(n.set, name)
 	n.mu.Unlock()
+	if def == nil {
+		return api.Flow{}, api.Errorf(api.ErrNotFound, "no flow %q; %s", name, n.flowNames())
+	}
 	out := api.Flow{FlowSummary: sum, File: def.Pos.File, Source: def.Source, Warnings: []string{}, Outputs: []api.Output{}, Stages: []api.Stage{}, Inputs: []api.Lag{}, Watermarks: []api.Watermark{}}
 	if e := n.shadowEntry(name); e != nil {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("a shadow runs beside it since %s: kisctl shadow diff %s", e.StartedAt.Format(time.RFC3339), name))
@@ -335,9 +351,11 @@ func (n *Node) Flow(ctx context.Context, name string) (api.Flow, error) {
 		step := api.Step{Name: s.Name, Function: fn.Name, Mode: fn.Mode, Must: mustOf(fn), Params: redactParams(mergedParams(fn, s))}
 		step.Stage = strings.Join(step.Must, ",")
 		step.Stateful = n.stateful(set, fn.Name)
-		for _, m := range n.meter.Steps() {
-			if m.Flow == name && m.Step == s.Name {
-				step.Rows, step.Errors = m.Rows.Load(), m.Refused.Load()
+		if rep != nil {
+			for _, m := range rep.Steps {
+				if m.Step == s.Name {
+					step.Rows, step.Errors = m.Rows, m.Refused
+				}
 			}
 		}
 		if len(step.Must) > 0 {
@@ -350,32 +368,21 @@ func (n *Node) Flow(ctx context.Context, name string) (api.Flow, error) {
 		out.StepList = append(out.StepList, step)
 		n.outputs(set, s, fn, &out)
 	}
-	r := n.system.Flow(name)
 	if r != nil {
-		parts, err := r.Partitions(ctx)
-		if err != nil {
-			return out, err
-		}
-		for _, p := range parts {
+		for _, p := range rep.Partitions {
 			out.StateKeys += uint64(max(0, p.StateKeys))
 			if stages[p.Stage] == nil {
 				stages[p.Stage] = &api.Stage{Name: p.Stage, Must: []string{}, Steps: []string{}, Partitions: []api.Partition{}}
 				order = append(order, p.Stage)
 			}
-			ap := api.Partition{Name: p.Name, State: p.State, Epoch: p.Epoch, Commits: p.Commits}
+			ap := api.Partition{Name: p.Name, Node: p.Node, State: p.State, Epoch: p.Epoch, Commits: p.Commits}
 			if p.Reason != nil {
 				ap.Reason = p.Reason.Error()
 			}
 			stages[p.Stage].Partitions = append(stages[p.Stage].Partitions, ap)
 		}
-		if out.Watermarks, err = watermarks(ctx, r); err != nil {
-			return out, err
-		}
-		lag, err := n.flowLag(ctx, r)
-		if err != nil {
-			return out, err
-		}
-		out.Inputs = lag
+		out.Watermarks = watermarks(r.Definition(), rep.Watermarks)
+		out.Inputs = n.flowLag(r, rep)
 	}
 	for _, s := range order {
 		out.Stages = append(out.Stages, *stages[s])
@@ -408,14 +415,10 @@ func (n *Node) outputs(set *flowdef.Set, s *flowdef.Step, fn *flowdef.Func, out 
 
 var inputKinds = map[actors.InputKind]string{actors.Entry: "entry", actors.Load: "handoff", actors.HandOff: "stage"}
 
-func (n *Node) flowLag(ctx context.Context, r *actors.Running) ([]api.Lag, error) {
-	inputs, err := r.Inputs(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (n *Node) flowLag(r *actors.Running, rep *actors.Report) []api.Lag {
 	def := r.Definition()
 	all := []api.Lag{}
-	for i, in := range inputs {
+	for i, in := range rep.Inputs {
 		l := api.Lag{Flow: r.Name(), Kind: inputKinds[in.Kind], Stream: in.Stream, Subject: strings.Join(in.Filter, " "), State: api.StateRunning,
 			Newest: in.Last, Committed: in.Dealt, Lag: in.Lag}
 		if i < len(def.Inputs) && len(def.Steps) > 0 {
@@ -431,11 +434,11 @@ func (n *Node) flowLag(ctx context.Context, r *actors.Running) ([]api.Lag, error
 			}
 		}
 		if i == 0 {
-			l.Lag += uint64(r.Waiting())
+			l.Lag += uint64(rep.Waiting)
 		}
 		all = append(all, l)
 	}
-	return all, nil
+	return all
 }
 
 // entrySubjects are the subjects of a flow's entries.
@@ -463,11 +466,11 @@ func (n *Node) Lag(ctx context.Context, flow string, page api.Page) (api.List[ap
 		if flow != "" && r.Name() != flow || isShadow(r.Name()) {
 			continue
 		}
-		ls, err := n.flowLag(ctx, r)
+		rep, err := n.report(ctx, r)
 		if err != nil {
 			return api.List[api.Lag]{}, err
 		}
-		all = append(all, ls...)
+		all = append(all, n.flowLag(r, &rep)...)
 	}
 	return paged(all, func(l api.Lag) string { return l.Flow + "\x00" + l.Stream }, page), nil
 }

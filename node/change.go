@@ -250,7 +250,11 @@ func (n *Node) removed(ctx context.Context, e *flowEntry) error {
 }
 
 // startEntryFlow starts a flow of the catalog: what is to be removed goes first.
+// In a cluster the other nodes may have it running: there it goes once the flow runs (finishLeft).
 func (n *Node) startEntryFlow(ctx context.Context, f *actors.Flow, e *flowEntry) error {
+	if n.members != nil {
+		return n.start(ctx, f)
+	}
 	for _, r := range e.Removing {
 		keys, err := n.system.Remove(ctx, f, r.of())
 		if err != nil {

@@ -56,7 +56,7 @@ func (n *Node) joinCluster(ctx context.Context) error {
 	n.system.Place(m.role)
 	n.system.Ask(m)
 	c, err := cluster.Join(ctx, n.streams, m, cluster.Options{Name: o.ClusterName, Node: o.NodeName, Listen: o.ActorsListen, Advertise: o.ActorsAdvertise,
-		API: "http://" + n.listener.Addr().String(), Version: Version, Lease: o.Lease, Standbys: o.standbys(), Log: n.log.With("part", "cluster")})
+		API: "http://" + n.listener.Addr().String(), Version: Version, Lease: o.Lease, Standbys: o.standbys(), Log: n.log.With("part", "cluster"), Network: o.network})
 	if err != nil {
 		return err
 	}
@@ -430,7 +430,7 @@ const reportWithin = 3 * time.Second
 // nodes follow it.
 func (n *Node) changing(ctx context.Context, what string, f func() error) error {
 	if n.members != nil {
-		release, err := n.members.c.Lock(ctx, what)
+		release, err := n.lockCluster(ctx, what)
 		if err != nil {
 			return api.Errorf(api.ErrUnavailable, "%s: %s", what, err)
 		}
@@ -446,6 +446,28 @@ func (n *Node) changing(ctx context.Context, what string, f func() error) error 
 		n.log.Warn("not all nodes have followed a change yet", "change", what, "error", serr)
 	}
 	return err
+}
+
+// lockWithin is how long another node's change is waited for.
+const lockWithin = time.Minute
+
+// lockCluster takes the lock of changes. It is taken before n.change, never behind it: who has it calls the other nodes, and
+// what they do then needs their n.change.
+func (n *Node) lockCluster(ctx context.Context, what string) (release func(), err error) {
+	limit, cancel := context.WithTimeout(ctx, lockWithin)
+	defer cancel()
+	for {
+		release, err = n.members.c.Lock(limit, what)
+		var held *cluster.HeldError
+		if !errors.As(err, &held) {
+			return release, err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-limit.Done():
+			return nil, err
+		}
+	}
 }
 
 // spreadWithin is how long nodes are waited for that follow a change; they follow it all the same.
@@ -541,14 +563,11 @@ func (n *Node) scatter(ctx context.Context, flow string) {
 
 // catalogUpTo returns when this node has followed the catalog at least up to a sequence.
 func (n *Node) catalogUpTo(ctx context.Context, sequence uint64) error {
-	n.mu.Lock()
-	at := n.catalog.sequence
-	n.mu.Unlock()
-	if at >= sequence {
+	n.change.Lock() // before the look: while a catalog is followed it is the node's already
+	defer n.change.Unlock()
+	if n.catalog.sequence >= sequence {
 		return nil
 	}
-	n.change.Lock()
-	defer n.change.Unlock()
 	return n.refresh(ctx)
 }
 
@@ -690,7 +709,7 @@ func (n *Node) Cluster(context.Context) (api.Cluster, error) {
 		return api.Cluster{}, api.Errorf(api.ErrConflict, "this node is not part of a cluster; start kisnode with --cluster-name, --node and --join")
 	}
 	t := m.c.Table()
-	out := api.Cluster{Name: n.opt.ClusterName, Node: n.opt.NodeName, Table: t.Number, Groups: len(t.Groups), Replicas: n.replicas(), Nodes: []api.ClusterNode{}, Moves: []api.Move{}}
+	out := api.Cluster{Name: n.opt.ClusterName, Node: n.opt.NodeName, Table: t.Number, Groups: len(t.Groups), Replicas: n.opt.Replicas, Nodes: []api.ClusterNode{}, Moves: []api.Move{}}
 	owns, standby := make(map[string]int), make(map[string]int)
 	for g, group := range t.Groups {
 		owns[group.Owner]++
@@ -759,4 +778,74 @@ func (n *Node) DrainNode(ctx context.Context, node string, on bool) (api.Cluster
 		return api.Cluster{}, err
 	}
 	return n.Cluster(ctx)
+}
+
+// leftEvery is how often a node looks for removals that the one that began them has not finished.
+const leftEvery = 15 * time.Second
+
+// finishLeft removes, now and then, what changes have made of no use and whoever made them has not removed: that node is
+// gone, or the flow did not run. One node does it for all.
+func (n *Node) finishLeft(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(leftEvery):
+		}
+		if !n.members.first() {
+			continue
+		}
+		for _, name := range n.withRemovals() {
+			if err := n.changing(ctx, "removals of flow "+name, func() error { return n.finishLeftOf(ctx, name) }); err != nil && ctx.Err() == nil {
+				n.log.Warn("what is of no use any more is still there", "flow", name, "error", err)
+			}
+		}
+	}
+}
+
+// withRemovals are the flows that run and have something to be removed.
+func (n *Node) withRemovals() (names []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name, e := range n.catalog.Flows {
+		if len(e.Removing) > 0 && n.system.Flow(name) != nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (n *Node) finishLeftOf(ctx context.Context, name string) error {
+	n.mu.Lock()
+	e := n.catalog.Flows[name]
+	n.mu.Unlock()
+	running := n.system.Flow(name)
+	if e == nil || len(e.Removing) == 0 || running == nil {
+		return nil
+	}
+	scatter, err := n.gather(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer scatter()
+	return n.finishRemovals(ctx, name, e, running)
+}
+
+// first tells whether this node is the one that does what one node does for all.
+func (m *membership) first() bool {
+	for _, one := range m.others() {
+		if one.Node < m.n.opt.NodeName {
+			return false
+		}
+	}
+	return true
+}
+
+// outcast tells when another process has taken this node's name.
+func (n *Node) outcast() <-chan struct{} {
+	if n.members == nil {
+		return nil
+	}
+	return n.members.c.Done()
 }

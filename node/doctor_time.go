@@ -1,7 +1,6 @@
 package node
 
 import (
-	"context"
 	"fmt"
 	"time"
 
@@ -10,12 +9,8 @@ import (
 )
 
 // watermarks explains the watermark of each step of a running flow: that of its partition which is furthest behind.
-func watermarks(ctx context.Context, r *actors.Running) ([]api.Watermark, error) {
-	all, err := r.Watermarks(ctx)
-	if err != nil {
-		return nil, err
-	}
-	idle := r.Definition().Time.Idle
+func watermarks(f *actors.Flow, all []actors.WatermarkStatus) []api.Watermark {
+	idle := f.Time.Idle
 	if idle == 0 {
 		idle = 30 * time.Second
 	}
@@ -31,7 +26,7 @@ func watermarks(ctx context.Context, r *actors.Running) ([]api.Watermark, error)
 		}
 		at[w.Step] = i
 	}
-	for _, s := range r.Definition().Steps {
+	for _, s := range f.Steps {
 		i, ok := at[s.Name]
 		if !ok {
 			continue
@@ -48,7 +43,7 @@ func watermarks(ctx context.Context, r *actors.Running) ([]api.Watermark, error)
 		o.Says = sayWatermark(w, idle)
 		out = append(out, o)
 	}
-	return out, nil
+	return out
 }
 
 func timeOrNil(t time.Time) *time.Time {

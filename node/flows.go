@@ -15,10 +15,23 @@ import (
 	"github.com/kisflow/kisflow/transport"
 )
 
-// startFlows starts what the catalog has, each flow at the revision that it was at, and then applies files.
+// startAll starts the flows. In a cluster no change is made meanwhile: what is gathered somewhere is not opened here.
+func (n *Node) startAll(ctx context.Context, files *flowdef.Set) error {
+	if n.members == nil {
+		n.change.Lock()
+		defer n.change.Unlock()
+		return n.startFlows(ctx, files)
+	}
+	err := n.changing(ctx, "start of node "+n.opt.NodeName, func() error { return n.startFlows(ctx, files) })
+	n.members.mu.Lock()
+	n.members.started = true
+	n.members.mu.Unlock()
+	return err
+}
+
+// startFlows starts what the catalog has, each flow at the revision that it was at, and then applies files. The caller
+// holds n.change.
 func (n *Node) startFlows(ctx context.Context, files *flowdef.Set) error {
-	n.change.Lock()
-	defer n.change.Unlock()
 	target := n.set
 	if files != nil {
 		target = n.set.Overlay(files)
@@ -152,6 +165,13 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 	if e != nil && fingerprint(e.Documents) == fingerprint(docs) && (running != nil || e.Paused || !def.Enabled) {
 		return nil
 	}
+	if e != nil && running != nil { // what changes concerns all of its partitions
+		scatter, err := n.gather(ctx, def.Name)
+		if err != nil {
+			return err
+		}
+		defer scatter()
+	}
 	next := &flowEntry{Revision: 1, UpdatedAt: time.Now().UTC(), Starts: make(starts), Documents: docs}
 	next.By, next.Note = ok.By, ok.Note
 	if e != nil {
@@ -221,8 +241,10 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 
 // setFlow pauses, resumes or deletes a flow.
 func (n *Node) setFlow(ctx context.Context, name string, action api.Action) error {
-	n.change.Lock()
-	defer n.change.Unlock()
+	return n.changing(ctx, string(action)+" flow "+name, func() error { return n.setFlowNow(ctx, name, action) })
+}
+
+func (n *Node) setFlowNow(ctx context.Context, name string, action api.Action) error {
 	n.mu.Lock()
 	e := n.catalog.Flows[name]
 	n.mu.Unlock()
@@ -253,7 +275,7 @@ func (n *Node) setFlow(ctx context.Context, name string, action api.Action) erro
 					return err
 				}
 			}
-			return running.Reopen(ctx, true)
+			return errors.Join(running.Reopen(ctx, true), n.reopenElsewhere(ctx, name))
 		}
 		if err := n.startEntry(ctx, name, e); err != nil {
 			return err
@@ -263,6 +285,11 @@ func (n *Node) setFlow(ctx context.Context, name string, action api.Action) erro
 		if running == nil || e.Paused {
 			return api.Errorf(api.ErrConflict, "flow %s does not run; resume it first, then say where to read its input", name)
 		}
+		scatter, err := n.gather(ctx, name)
+		if err != nil {
+			return err
+		}
+		defer scatter()
 		return running.AcceptInputs(ctx, action == api.ActionResumeNow)
 	case api.ActionDelete:
 		return n.deleteFlow(ctx, name, running)
@@ -306,11 +333,23 @@ func (n *Node) deleteFlow(ctx context.Context, name string, running *actors.Runn
 	if err := n.catalog.save(ctx, n.streams); err != nil {
 		return err
 	}
+	if err := n.spread(ctx); err != nil { // whoever writes to the logs yet finds them gone
+		n.log.Warn("a deleted flow has not stopped everywhere yet", "flow", name, "error", err)
+	}
 	return errors.Join(n.dropRevisions(ctx, name, revision), n.dropFlow(ctx, name))
 }
 
-// dropFlow removes what a flow that does not run has kept: its state, its dead letters, its logs.
-func (n *Node) dropFlow(ctx context.Context, name string) error {
+// reopenElsewhere opens a flow's partitions again on the other nodes.
+func (n *Node) reopenElsewhere(ctx context.Context, name string) error {
+	if n.members == nil {
+		return nil
+	}
+	_, err := n.members.each(ctx, reopenMethod, nodeCall{Flow: name})
+	return err
+}
+
+// dropStores removes what the partitions of a flow that does not run have kept on this node.
+func (n *Node) dropStores(name string) error {
 	partitions, err := n.db.Partitions()
 	if err != nil {
 		return err
@@ -320,6 +359,12 @@ func (n *Node) dropFlow(ctx context.Context, name string) error {
 			err = errors.Join(err, n.db.Drop(p))
 		}
 	}
+	return err
+}
+
+// dropFlow removes what a flow that does not run has kept: its state, its dead letters, its logs.
+func (n *Node) dropFlow(ctx context.Context, name string) error {
+	err := n.dropStores(name)
 	names, lerr := n.objects.List(ctx, actors.Token(name)+"/")
 	err = errors.Join(err, lerr)
 	for _, o := range names {

@@ -192,8 +192,8 @@ func (c *engineCollector) flow(r *actors.Running, put func(metric, float64, ...s
 			keys += p.StateKeys
 		}
 	}
-	if ws, err := watermarks(ctx, r); err == nil {
-		for _, w := range ws {
+	if all, err := r.Watermarks(ctx); err == nil {
+		for _, w := range watermarks(r.Definition(), all) {
 			if w.Time != nil {
 				put(metricWatermark, float64(w.Time.UnixMilli())/1000, r.Name(), w.Step)
 			}

@@ -48,6 +48,7 @@ type Node struct {
 	scripts *script.Pool
 
 	connectors *connectors.Host
+	members    *membership // nil: this node is alone
 
 	http     []*http.Server
 	listener net.Listener
@@ -89,6 +90,9 @@ func Run(ctx context.Context, o Options) error {
 			err = fmt.Errorf("the store of states: %w", n.db.Err())
 			n.log.Error("stopping", "error", err)
 		case err = <-n.natsFailed(watch):
+			n.log.Error("stopping", "error", err)
+		case <-n.outcast():
+			err = n.members.c.Err()
 			n.log.Error("stopping", "error", err)
 		}
 		unwatch()
@@ -188,6 +192,11 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 		}
 		n.planner.functions[f.Name()] = f
 	}
+	if o.ClusterName != "" {
+		if err := n.joinCluster(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if n.catalog, err = loadCatalog(ctx, n.streams); err != nil {
 		return nil, err
 	}
@@ -199,7 +208,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.phase.Store("recovering")
-	if err := n.startFlows(ctx, files); err != nil {
+	if err := n.startAll(ctx, files); err != nil {
 		return nil, err
 	}
 	ready := time.Now()
@@ -211,6 +220,20 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 		n.keepRetention(background)
 		return nil
 	})
+	if n.members != nil {
+		n.serving.Go(func() error {
+			n.followCatalog(background)
+			return nil
+		})
+		n.serving.Go(func() error {
+			n.members.watchCopies(background)
+			return nil
+		})
+		n.serving.Go(func() error {
+			n.finishLeft(background)
+			return nil
+		})
+	}
 	n.log.Info("kisnode runs", "api", "http://"+n.listener.Addr().String(), "nats", n.natsURL(), "data", o.Data,
 		"durability", o.Durability, "flows", len(n.system.Running()), "after", time.Since(n.started).Round(time.Millisecond).String())
 	return n, nil
@@ -418,6 +441,12 @@ func (n *Node) NATSAddress() string { return n.natsURL() }
 func (n *Node) Close(ctx context.Context) error {
 	n.phase.Store("stopping")
 	var errs []error
+	if n.members != nil {
+		if err := n.members.c.Leave(ctx); err != nil {
+			n.log.Warn("the cluster was not left in good order: its other nodes take over when the lease has ended", "error", err)
+		}
+		n.members.c.Close()
+	}
 	if n.system != nil {
 		errs = append(errs, n.system.Close(ctx))
 	}

@@ -8,10 +8,12 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kisflow/kisflow/actors"
+	"github.com/kisflow/kisflow/actors/cluster"
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/kis"
 )
@@ -33,6 +35,18 @@ type Options struct {
 	StateCache int64    // bytes of key state kept in memory; default 256 MiB
 	Partitions int      // of a stage; default 8
 
+	// A cluster: without a name this node is alone.
+	ClusterName      string
+	NodeName         string        // of this node: stable over restarts
+	ClusterListen    string        // address of the embedded NATS for the other nodes' servers
+	ClusterAdvertise string        // where those reach it; default ClusterListen
+	Join             []string      // those addresses of the fixed set of nodes that JetStream runs on: 1, 3 or 5
+	ActorsListen     string        // address for calls of other nodes; default the host of ClusterListen, or 127.0.0.1, with a free port
+	ActorsAdvertise  string        // where others reach it; default ActorsListen
+	Lease            time.Duration // how long a node may be silent before others take its partitions; default 2 s
+	Standbys         int           // nodes that keep a warm copy of a partition beside its owner; 0 to 2; default 1, and NoStandbys for 0
+	Replicas         int           // of every stream; default 3 where JetStream runs on as many nodes, else 1
+
 	PrometheusEnable bool
 	PrometheusListen bool
 	PrometheusServe  string // address of the metrics' own listener
@@ -47,8 +61,14 @@ type Options struct {
 	Connectors []kis.ConnectorType // beside those that every node has; a name that is taken is refused
 	LogOutput  io.Writer           // default os.Stderr
 
-	meter *actors.Meter // nil: the node's own
+	meter   *actors.Meter    // nil: the node's own
+	network *cluster.Network // nil: protoactor's remote
 }
+
+// NoStandbys is the Standbys of a cluster without warm copies.
+const NoStandbys = -1
+
+func (o Options) standbys() int { return max(0, o.Standbys) }
 
 func (o Options) withDefaults() Options {
 	set := func(p *string, v string) {
@@ -64,14 +84,71 @@ func (o Options) withDefaults() Options {
 	if o.StateCache == 0 {
 		o.StateCache = 256 << 20
 	}
+	if o.ClusterName != "" {
+		o = o.withClusterDefaults()
+	}
 	if o.LogOutput == nil {
 		o.LogOutput = os.Stderr
 	}
 	return o
 }
 
+func (o Options) withClusterDefaults() Options {
+	if o.ActorsListen == "" {
+		host := "127.0.0.1"
+		if h, _, err := net.SplitHostPort(o.ClusterListen); err == nil && h != "" {
+			host = h
+		}
+		o.ActorsListen = net.JoinHostPort(host, "0")
+	}
+	if o.Lease == 0 {
+		o.Lease = 2 * time.Second
+	}
+	if o.Standbys == 0 {
+		o.Standbys = 1
+	}
+	if o.Replicas == 0 {
+		o.Replicas = 1
+		if len(o.Join) >= 3 {
+			o.Replicas = 3
+		}
+	}
+	return o
+}
+
+// validateCluster joins what is wrong with the settings of a cluster.
+func (o Options) validateCluster() error {
+	if o.ClusterName == "" {
+		if o.NodeName != "" || o.ClusterListen != "" || len(o.Join) > 0 || o.ActorsListen != "" {
+			return errors.New("no cluster name; a node of a cluster needs --cluster-name NAME")
+		}
+		return nil
+	}
+	var errs []error
+	if o.NodeName == "" {
+		errs = append(errs, errors.New("no node name; a node of a cluster needs --node NAME, the same at every start"))
+	}
+	switch {
+	case o.NATS != "" && (o.ClusterListen != "" || len(o.Join) > 0):
+		errs = append(errs, errors.New("both an outside NATS and addresses of embedded ones; give --nats, or --cluster-listen and --join"))
+	case o.NATS == "" && (o.ClusterListen == "" || len(o.Join) == 0):
+		errs = append(errs, errors.New("no NATS that all nodes share; give --cluster-listen HOST:PORT and --join with the addresses of the first nodes, or --nats URL"))
+	}
+	if o.Replicas < 1 || o.Replicas > 5 {
+		errs = append(errs, fmt.Errorf("replicas is %d; it must be 1 to 5", o.Replicas))
+	}
+	if o.NATS == "" && len(o.Join) > 0 && o.Replicas > len(o.Join) {
+		errs = append(errs, fmt.Errorf("replicas is %d, and JetStream runs on %d nodes (--join)", o.Replicas, len(o.Join)))
+	}
+	if o.Standbys > 2 {
+		errs = append(errs, fmt.Errorf("standbys is %d; it must be 0 to 2", o.Standbys))
+	}
+	return errors.Join(errs...)
+}
+
 func (o Options) validate() error {
 	var errs []error
+	errs = append(errs, o.validateCluster())
 	if o.Data == "" {
 		errs = append(errs, errors.New("no data folder; say --data DIR"))
 	}
@@ -158,6 +235,9 @@ func command(worker string, functions []kis.Function, connectors ...kis.Connecto
 		SilenceUsage:  true,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o := o
+			if o.Standbys == 0 {
+				o.Standbys = NoStandbys
+			}
 			if config != "" {
 				set, mistakes := flowdef.Load(config)
 				if err := mistakes.Err(); err != nil {
@@ -184,6 +264,16 @@ func command(worker string, functions []kis.Function, connectors ...kis.Connecto
 	f.StringVar(&o.LogFormat, "log-format", "", "text (default) or json")
 	f.StringVar(&o.LogLevel, "log-level", "", "debug, info (default), warn or error")
 	f.Int64Var(&o.StateCache, "state-cache", 0, "bytes of key state kept in memory (default 256 MiB)")
+	f.StringVar(&o.ClusterName, "cluster-name", "", "name of the cluster that this node is part of; default: it is alone")
+	f.StringVar(&o.NodeName, "node", "", "name of this node in its cluster, the same at every start")
+	f.StringVar(&o.ClusterListen, "cluster-listen", "", "address of the embedded NATS for those of the other nodes")
+	f.StringVar(&o.ClusterAdvertise, "cluster-advertise", "", "where they reach it (default --cluster-listen)")
+	f.StringSliceVar(&o.Join, "join", nil, "the --cluster-listen addresses of the one, three or five nodes that JetStream runs on; the same at all nodes")
+	f.StringVar(&o.ActorsListen, "actors-listen", "", "address for calls of other nodes (default: the host of --cluster-listen, a free port)")
+	f.StringVar(&o.ActorsAdvertise, "actors-advertise", "", "where they reach it (default --actors-listen)")
+	f.DurationVar(&o.Lease, "lease", 0, "how long a node may be silent before others take its partitions over (default 2s)")
+	f.IntVar(&o.Standbys, "standbys", 1, "how many nodes keep a warm copy of each partition: 0 to 2")
+	f.IntVar(&o.Replicas, "replicas", 0, "replicas of every stream (default 3 where JetStream runs on as many nodes, else 1)")
 	f.StringVar(&o.DebugListen, "debug-listen", "", "address that serves Go's profiles (net/http/pprof); default: none")
 	f.StringVar(&o.PrometheusServe, "prometheus-serve", "", "own address for the metrics; implies prometheus_listen")
 	return c

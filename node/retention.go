@@ -2,7 +2,10 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"math"
 	"time"
 
 	"github.com/kisflow/kisflow/actors"
@@ -24,6 +27,9 @@ func (n *Node) keepRetention(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(retentionEvery):
+		}
+		if n.members != nil && !n.members.first() {
+			continue // one node does it for all
 		}
 		if err := n.cutSaves(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			n.log.Warn("hand-offs were not cut", "error", err)
@@ -79,12 +85,8 @@ func (n *Node) cutSave(ctx context.Context, name string, flows []string, before 
 	}
 	below := info.Last + 1
 	for _, f := range flows {
-		r := n.system.Flow(f)
-		if r == nil {
-			return nil
-		}
-		at, err := r.Committed(ctx, stream)
-		if err != nil {
+		at, known, err := n.committed(ctx, f, stream)
+		if err != nil || !known {
 			return err
 		}
 		below = min(below, at+1)
@@ -97,6 +99,45 @@ func (n *Node) cutSave(ctx context.Context, name string, flows []string, before 
 		return nil
 	}
 	return n.streams.Cut(ctx, stream, "", below)
+}
+
+// committed is the sequence of a stream up to which all partitions of a flow have committed it, on whatever node they are;
+// false where that is not known of each.
+func (n *Node) committed(ctx context.Context, flow, stream string) (uint64, bool, error) {
+	r := n.system.Flow(flow)
+	if r == nil {
+		return 0, false, nil
+	}
+	at, err := r.Committed(ctx, stream)
+	if err != nil {
+		return 0, false, err
+	}
+	if n.members != nil {
+		answers, err := n.members.each(ctx, committedMethod, nodeCall{Flow: flow, Stream: stream})
+		if err != nil {
+			return 0, false, err
+		}
+		for node, b := range answers {
+			var there map[string]uint64
+			if err := json.Unmarshal(b, &there); err != nil {
+				return 0, false, fmt.Errorf("node %s: %w", node, err)
+			}
+			for name, sequence := range there {
+				if before, ok := at[name]; !ok || sequence < before { // it is told of twice while it moves
+					at[name] = sequence
+				}
+			}
+		}
+	}
+	low := uint64(math.MaxUint64)
+	for _, name := range r.Readers(stream) {
+		sequence, ok := at[name]
+		if !ok {
+			return 0, false, nil // it moves, or has stopped: nothing may go
+		}
+		low = min(low, sequence)
+	}
+	return low, low != math.MaxUint64, nil
 }
 
 // firstSince finds the first sequence from lo up to hi whose message was stored at a time or later; hi if none.

@@ -192,9 +192,15 @@ func (n *Node) planShadow(ctx context.Context, set *flowdef.Set, flow string, re
 }
 
 // StartShadow implements api.Backend.
-func (n *Node) StartShadow(ctx context.Context, files []api.File, ok api.Approval) (api.Plan, error) {
-	n.change.Lock()
-	defer n.change.Unlock()
+func (n *Node) StartShadow(ctx context.Context, files []api.File, ok api.Approval) (p api.Plan, err error) {
+	err = n.changing(ctx, "start of a shadow", func() error {
+		p, err = n.startShadowOf(ctx, files, ok)
+		return err
+	})
+	return p, err
+}
+
+func (n *Node) startShadowOf(ctx context.Context, files []api.File, ok api.Approval) (api.Plan, error) {
 	p, target := n.planOf(ctx, files)
 	for _, m := range p.Mistakes {
 		if m.Severity != api.SeverityWarning {
@@ -230,6 +236,11 @@ func (n *Node) StartShadow(ctx context.Context, files []api.File, ok api.Approva
 }
 
 func (n *Node) startShadow(ctx context.Context, flow string, running *actors.Running, target *flowdef.Set, ok api.Approval) error {
+	scatter, err := n.gather(ctx, flow)
+	if err != nil {
+		return err
+	}
+	defer scatter()
 	if err := n.dropShadow(ctx, flow); err != nil { // of one that was cut short
 		return err
 	}
@@ -266,6 +277,9 @@ func (n *Node) startShadow(ctx context.Context, flow string, running *actors.Run
 	}
 	n.log.Info("the state of a flow is copied for its shadow", "flow", flow, "keys", keys, "took", took.Round(time.Millisecond).String())
 	shadow, err := n.system.Start(ctx, first) // under the definitions of the flow: then the change is one as of any flow
+	if err == nil {
+		err = n.system.Placed(ctx, false)
+	}
 	if err != nil {
 		return err
 	}
@@ -374,6 +388,9 @@ func (n *Node) endShadow(ctx context.Context, flow string) error {
 	if err := n.catalog.save(ctx, n.streams); err != nil {
 		return err
 	}
+	if err := n.spread(ctx); err != nil {
+		n.log.Warn("a shadow has not ended everywhere yet", "flow", flow, "error", err)
+	}
 	return n.dropShadow(ctx, flow)
 }
 
@@ -393,11 +410,11 @@ func (n *Node) Shadow(ctx context.Context, flow string) (api.Shadow, error) {
 		return out, nil
 	}
 	out.State = api.StateRunning
-	lags, err := n.flowLag(ctx, r)
+	rep, err := n.report(ctx, r)
 	if err != nil {
 		return out, err
 	}
-	for _, l := range lags {
+	for _, l := range n.flowLag(r, &rep) {
 		out.Lag += l.Lag
 		if l.Reason != "" {
 			out.Reason = "input " + l.Stream + ": " + l.Reason
@@ -406,8 +423,7 @@ func (n *Node) Shadow(ctx context.Context, flow string) (api.Shadow, error) {
 			out.State = api.StateStopped
 		}
 	}
-	parts, err := r.Partitions(ctx)
-	for _, p := range parts {
+	for _, p := range rep.Partitions {
 		if p.State == "stopped" {
 			out.State, out.Reason = api.StateStopped, fmt.Sprintf("partition %s: %v", p.Name, p.Reason)
 		}
@@ -416,9 +432,15 @@ func (n *Node) Shadow(ctx context.Context, flow string) (api.Shadow, error) {
 }
 
 // PromoteShadow implements api.Backend.
-func (n *Node) PromoteShadow(ctx context.Context, flow string, ok api.Approval) (api.Plan, error) {
-	n.change.Lock()
-	defer n.change.Unlock()
+func (n *Node) PromoteShadow(ctx context.Context, flow string, ok api.Approval) (p api.Plan, err error) {
+	err = n.changing(ctx, "promotion of the shadow of flow "+flow, func() error {
+		p, err = n.promoteShadow(ctx, flow, ok)
+		return err
+	})
+	return p, err
+}
+
+func (n *Node) promoteShadow(ctx context.Context, flow string, ok api.Approval) (api.Plan, error) {
 	if _, err := n.Shadow(ctx, flow); err != nil {
 		return api.Plan{}, err
 	}
@@ -433,12 +455,12 @@ func (n *Node) PromoteShadow(ctx context.Context, flow string, ok api.Approval) 
 }
 
 // DiscardShadow implements api.Backend.
-func (n *Node) DiscardShadow(ctx context.Context, flow string) (api.Shadow, error) {
-	n.change.Lock()
-	defer n.change.Unlock()
-	s, err := n.Shadow(ctx, flow)
-	if err != nil {
-		return s, err
-	}
-	return s, n.endShadow(ctx, flow)
+func (n *Node) DiscardShadow(ctx context.Context, flow string) (s api.Shadow, err error) {
+	err = n.changing(ctx, "end of the shadow of flow "+flow, func() error {
+		if s, err = n.Shadow(ctx, flow); err != nil {
+			return err
+		}
+		return n.endShadow(ctx, flow)
+	})
+	return s, err
 }

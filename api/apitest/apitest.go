@@ -34,6 +34,7 @@ type Backend struct {
 	letters   []api.DeadLetter
 	published []api.Publication
 	shadows   map[string]*api.Shadow
+	draining  []string // nodes
 }
 
 var _ api.Backend = (*Backend)(nil)

@@ -62,7 +62,7 @@ func newRoot(a *app) *cobra.Command {
 		newFlow(a), newRollback(a), newShadow(a),
 		newSetFlow(a, api.ActionPause), newSetFlow(a, api.ActionResume), newSetFlow(a, api.ActionDelete),
 		newPublish(a), newTail(a), newRun(a), newTest(a), newState(a), newDeadLetters(a), newLag(a), newStatus(a), newDoctor(a), newConnector(a), newVersion(a),
-		newBench(a),
+		newBench(a), newCluster(a),
 	)
 	group(root)
 	root.InitDefaultHelpCmd()
