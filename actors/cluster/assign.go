@@ -90,11 +90,15 @@ func (a *assignment) forget() {
 	for _, c := range a.nodes {
 		nodes[c.node] = c.incarnation
 	}
+	before := a.t.nodes
 	a.t.nodes = nodes
 	for i := range a.t.Groups {
 		g := &a.t.Groups[i]
 		if g.Next != "" && (!a.isOpen(a.at(g.Next)) || g.Next == g.Owner) {
 			g.Next, g.Ready = "", false // taken back
+		}
+		if g.Ready && nodes[g.Next] != before[g.Next] { // another process, which has still to catch up
+			g.Ready = false
 		}
 		g.Standbys = slices.DeleteFunc(g.Standbys, func(s string) bool {
 			return !a.isOpen(a.at(s)) || s == g.Owner

@@ -83,7 +83,7 @@ func (c *Cluster) watch() {
 		}
 		c.log.Debug("the watch of the cluster's bucket ended", "error", err)
 		if errors.Is(err, transport.ErrNotFound) || errors.Is(err, transport.ErrGap) {
-			c.ensureAgain()
+			c.ensureAgain(c.ctx)
 		}
 		_ = sleep(c.ctx, c.clock, pause/2+rand.N(pause))
 		pause = min(2*pause, watchPauseMost)
@@ -117,19 +117,23 @@ func (c *Cluster) follow(good func()) error {
 }
 
 // ensureAgain creates the bucket where it is gone. A new one knows nobody: what was known is of no use.
-func (c *Cluster) ensureAgain() {
-	info, err := c.streams.Ensure(c.ctx, bucketConfig())
-	if err != nil || info.Created.Equal(c.created) {
+func (c *Cluster) ensureAgain(ctx context.Context) {
+	info, err := c.streams.Ensure(ctx, bucketConfig())
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if info.Created.Equal(c.created) {
 		return
 	}
 	c.log.Error("the cluster's bucket is another one: all members join again", "stream", Stream)
 	c.created = info.Created
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.members = make(map[string]*member)
 	c.table, c.held, c.watched = Table{}, lockState{}, 0
 	c.lapse("its bucket is gone")
 	c.notify()
+	c.wake()
 }
 
 // nodeOf returns the node that a key is the member key of, or "".

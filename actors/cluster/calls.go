@@ -188,6 +188,9 @@ func (c *Cluster) repeat(ctx context.Context, marks []Mark, what func() string, 
 			cause := context.Cause(ctx)
 			if cause == nil {
 				cause = errClosed
+				if failed := c.Err(); failed != nil {
+					cause = failed
+				}
 			}
 			code := CodeDoubt
 			if e := (*Error)(nil); errors.As(err, &e) {

@@ -21,10 +21,10 @@ type Engine interface {
 	// Caught tells whether the copies of a group's partitions are near the ends of their logs; true where there
 	// are none. It returns at once.
 	Caught(group int) bool
-	// Release finishes the batches at hand of all partitions of the groups and closes them; once it has returned nil
-	// this node commits nothing for them under this ownership. Before the group is this node's again a View says
-	// that it is not. With an error nothing is promised, and it is called again. It may not need the streams to
-	// answer when every role is Elsewhere already: a node that cannot reach them must be able to give up.
+	// Release waits until all partitions of groups that Place has taken from this node are closed, their batches at
+	// hand finished or given up: once it has returned nil this node commits nothing for them under that ownership.
+	// With an error it is called again. It must not hang on streams that do not answer: a node that cannot reach
+	// them must be able to give up.
 	Release(ctx context.Context, groups []int) error
 	// Answer handles a call of another node, or of this one.
 	Answer(ctx context.Context, c Call) ([]byte, error)
@@ -41,7 +41,6 @@ type Cluster struct {
 	log     *slog.Logger
 	link    link
 	started time.Time // of the process, for people
-	created time.Time // the bucket, as it was joined; only watch changes it
 
 	ctx     context.Context // of all goroutines
 	cancel  context.CancelFunc
@@ -51,6 +50,7 @@ type Cluster struct {
 	kick    chan struct{} // wakes renew
 
 	mu          sync.Mutex
+	created     time.Time     // the bucket, as it was joined
 	changed     chan struct{} // closed at the next change
 	incarnation string
 	address     string
@@ -75,11 +75,17 @@ type Cluster struct {
 	held       lockState
 	locked     bool // the lock is ours
 
-	placed    View // what the engine was told last
-	placedGen int  // and in which generation
-	releases  map[int]*release
-	onChange  []func()
-	cut       map[string]bool // addresses whose connection broke, until greet has seen it
+	placed      View // what the engine was told last
+	order       int  // counts what the engine must have been told before we go on
+	placedOrder int  // what it has been told
+	releases    map[int]*release
+	releasing   int                // calls of Release for moves that have not returned
+	releaseCtx  context.Context    // theirs, of this generation
+	abandon     context.CancelFunc // ends it
+	onChange    []func()
+	outdated    map[string]uint64 // by node: the number of the table that is known to be wrong about it
+	unread      map[string]bool   // nodes whose keys could not be read, and that was said
+	cut         map[string]bool   // addresses whose connection broke, until greet has seen it
 }
 
 // Join makes this node a member and returns when the table knows it. Place may be called before Join returns. The
@@ -92,7 +98,7 @@ func Join(ctx context.Context, streams transport.Streams, e Engine, o Options) (
 	c := &Cluster{
 		opt: o, engine: e, streams: streams, clock: o.Clock, log: o.Log.With("cluster", o.Name), started: time.Now(),
 		stopped: make(chan struct{}), kick: make(chan struct{}, 1), changed: make(chan struct{}),
-		lapsed: true, own: make(map[string]bool), cut: make(map[string]bool), members: make(map[string]*member), releases: make(map[int]*release),
+		lapsed: true, own: make(map[string]bool), cut: make(map[string]bool), unread: make(map[string]bool), outdated: make(map[string]uint64), members: make(map[string]*member), releases: make(map[int]*release),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if o.Network != nil {
@@ -252,6 +258,7 @@ func (c *Cluster) lives(p peer) bool {
 func (c *Cluster) owns(group int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.judge()
 	return group >= 0 && group < len(c.table.Groups) && c.roleOf(group) == Owner
 }
 
@@ -266,7 +273,15 @@ func (c *Cluster) Err() error {
 	return c.err
 }
 
-func (c *Cluster) closed() bool { return c.ctx.Err() != nil }
+// closed tells whether the membership has ended.
+func (c *Cluster) closed() bool {
+	select {
+	case <-c.stopped:
+		return true
+	default:
+		return false
+	}
+}
 
 // fail ends the membership. mu is held.
 func (c *Cluster) fail(err error) {
@@ -289,7 +304,7 @@ func (c *Cluster) Leave(ctx context.Context) error {
 	c.mu.Unlock()
 	c.wake()
 	handed := c.until(ctx, c.empty)
-	if c.closed() || c.Err() != nil {
+	if c.closed() {
 		c.Close()
 		return handed
 	}
@@ -319,10 +334,10 @@ func (c *Cluster) part(ctx context.Context) error {
 	c.ended = true
 	c.lapse("it leaves")
 	groups := c.gaveUp // of a lapse before, too
-	incarnation, expect, gen := c.incarnation, c.sequence, c.generation
+	incarnation, expect, order := c.incarnation, c.sequence, c.order
 	c.notify()
 	c.mu.Unlock()
-	if err := c.until(ctx, func() bool { return c.placedGen >= gen }); err != nil {
+	if err := c.until(ctx, func() bool { return c.placedOrder >= order }); err != nil {
 		return fmt.Errorf("leave: %w", err)
 	}
 	if len(groups) > 0 {

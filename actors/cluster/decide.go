@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/kisflow/kisflow/proto"
 	"github.com/kisflow/kisflow/transport"
 )
 
@@ -29,7 +30,8 @@ func (c *Cluster) decide() {
 			looked = now
 		}
 		c.readSilent()
-		c.startReleases()
+		c.readUnknown(c.ctx)
+		c.handOver()
 		next, delay := c.plan()
 		wait := min(c.opt.Lease/8, tickMost)
 		switch {
@@ -94,9 +96,17 @@ func (c *Cluster) receives() bool {
 func (c *Cluster) readTable() {
 	ctx, cancel := context.WithTimeout(c.ctx, c.opt.Lease)
 	defer cancel()
+	c.mu.Lock()
+	number := c.table.Number
+	c.mu.Unlock()
 	for _, subject := range []string{tableSubject, lockSubject} {
-		if m, err := c.last(ctx, subject); err == nil {
-			c.apply(&m)
+		m, err := c.last(ctx, subject)
+		if err != nil {
+			return
+		}
+		c.apply(&m)
+		if subject == tableSubject && m.Sequence < number { // it never goes back in one bucket
+			c.ensureAgain(ctx)
 		}
 	}
 	c.mu.Lock()
@@ -143,6 +153,50 @@ func (c *Cluster) readSilent() {
 	}
 }
 
+// readUnknown reads the keys of nodes that the table has as members and this node has not, or by another incarnation:
+// before it writes them off it must be sure that it is the table that is behind.
+func (c *Cluster) readUnknown(ctx context.Context) {
+	c.mu.Lock()
+	unknown, number := c.unknown(), c.table.Number
+	c.mu.Unlock()
+	if len(unknown) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.opt.Lease)
+	defer cancel()
+	for _, node := range unknown {
+		m, err := c.last(ctx, memberPrefix+node)
+		if err != nil {
+			continue
+		}
+		c.apply(&m)
+		c.mu.Lock()
+		if have := c.members[node]; c.table.Number == number && (have == nil && m.Sequence == 0 || have != nil && have.sequence >= m.Sequence) {
+			c.outdated[node] = number
+		}
+		c.mu.Unlock()
+	}
+}
+
+// unknown returns the nodes that the table has as members and this node has not, and is not sure that it is right with
+// that. mu is held.
+func (c *Cluster) unknown() []string {
+	var all []string
+	for node, incarnation := range c.table.nodes {
+		m := c.members[node]
+		if node != c.opt.Node && (m == nil || m.Incarnation != incarnation || !m.alive()) && c.outdated[node] != c.table.Number {
+			all = append(all, node)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// mayWrite tells whether what this node knows is enough to write the table that follows. mu is held.
+func (c *Cluster) mayWrite() bool {
+	return !c.lapsed && c.unreadable == nil && c.watched >= c.joined && len(c.unknown()) == 0
+}
+
 // plan returns the table that is to be written, or nil; and how long another node may be waited for to write it.
 func (c *Cluster) plan() (*Table, time.Duration) {
 	c.mu.Lock()
@@ -157,12 +211,12 @@ func (c *Cluster) plan() (*Table, time.Duration) {
 	caught := slices.DeleteFunc(receiving, func(g int) bool { return !c.engine.Caught(g) })
 
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.judge()
-	if c.lapsed || c.unreadable != nil || c.watched < c.joined || c.table.Number != number {
+	if c.judge(); !c.mayWrite() || c.table.Number != number {
+		c.mu.Unlock()
 		return nil, 0
 	}
-	next, mine := c.table.clone(), false
+	before := c.table // tables are replaced, never changed
+	next, mine := before.clone(), before.nodes[c.opt.Node] != c.incarnation
 	if number == 0 {
 		next, mine = newTable(c.opt.Groups), true
 	}
@@ -177,12 +231,13 @@ func (c *Cluster) plan() (*Table, time.Duration) {
 			mine = true
 		}
 	}
-	candidates := c.candidates()
-	next = assign(next, candidates, c.limits())
-	if next.equal(c.table) {
+	candidates, limits := c.candidates(), c.limits()
+	c.mu.Unlock()
+	next = assign(next, candidates, limits)
+	if next.equal(before) {
 		return nil, 0
 	}
-	if mine || c.table.nodes[c.opt.Node] != c.incarnation {
+	if mine {
 		return &next, 0
 	}
 	rank := slices.IndexFunc(candidates, func(o candidate) bool { return o.node == c.opt.Node })
@@ -201,7 +256,8 @@ func (c *Cluster) writeTable(ctx context.Context, t Table) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(c.opt.Lease, time.Second))
 	defer cancel()
-	_, newest, err := c.put(ctx, tableSubject, data, false, t.Number)
+	seq, newest, err := c.put(ctx, tableSubject, data, false, t.Number)
+	c.log.Debug("wrote the table", "number", seq, "after", t.Number, "writer", writer, "error", err)
 	c.apply(&newest)
 	return err
 }
@@ -210,9 +266,11 @@ func (c *Cluster) writeTable(ctx context.Context, t Table) error {
 func (c *Cluster) change(ctx context.Context, wish func(*Table) error) error {
 	pause := decidePause
 	for {
+		c.readUnknown(ctx)
 		c.mu.Lock()
-		ready := !c.lapsed && c.table.Number > 0 && c.unreadable == nil
-		next := c.table.clone()
+		ready := c.mayWrite() && c.table.Number > 0
+		before := c.table
+		next := before.clone()
 		candidates, l := c.candidates(), c.limits()
 		c.mu.Unlock()
 		err := errors.New("this node is no member at the moment")
@@ -220,13 +278,10 @@ func (c *Cluster) change(ctx context.Context, wish func(*Table) error) error {
 			if err := wish(&next); err != nil {
 				return err
 			}
-			next = assign(next, candidates, l)
-			c.mu.Lock()
-			done := next.equal(c.table)
-			c.mu.Unlock()
-			if done {
+			if next.equal(before) {
 				return nil
 			}
+			next = assign(next, candidates, l)
 			if err = c.writeTable(ctx, next); err == nil {
 				return nil
 			}
@@ -264,6 +319,30 @@ func (c *Cluster) Drain(ctx context.Context, node string, on bool) error {
 		return fmt.Errorf("drain node %s: %w", node, err)
 	}
 	return nil
+}
+
+// Forget takes a dead node out of the list of members, with its draining mark.
+func (c *Cluster) Forget(ctx context.Context, node string) error {
+	if err := c.knows(node); err != nil {
+		return fmt.Errorf("forget node %s: %w", node, err)
+	}
+	c.mu.Lock()
+	m := c.members[node]
+	alive, sequence := m.alive(), m.sequence
+	c.mu.Unlock()
+	if alive {
+		return fmt.Errorf("forget node %s: it is alive; let it leave, or stop it", node)
+	}
+	data, err := (&proto.ClusterMember{Format: memberFormat, Cluster: c.opt.Name, Node: node, Incarnation: m.Incarnation, Weight: uint32(m.Weight), Lease: int64(m.lease)}).MarshalVT()
+	if err != nil {
+		return fmt.Errorf("forget node %s: %w", node, err)
+	}
+	_, newest, err := c.put(ctx, memberPrefix+node, data, true, sequence)
+	c.apply(&newest)
+	if err != nil {
+		return fmt.Errorf("forget node %s: %w", node, err)
+	}
+	return c.Drain(ctx, node, false)
 }
 
 func (c *Cluster) knows(node string) error {

@@ -16,7 +16,7 @@
 // the fence in each partition's log refuses it.
 //
 // A move: the table says next; that node's copies follow the logs; when they are near the end it marks the group
-// ready; the owner releases the group and writes the new owner. A dead owner's group goes to next or to its first
+// ready; the owner closes the group's partitions and writes the new owner. A dead owner's group goes to next or to its first
 // standby at once.
 //
 // Nodes call one another through protoactor's remote, and find a virtual actor's owner through its cluster, which is a

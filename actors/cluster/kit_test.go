@@ -52,7 +52,9 @@ func (e *engine) Release(ctx context.Context, groups []int) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, g := range groups {
-		e.open[g] = false
+		if e.open[g] {
+			return fmt.Errorf("group %d was not taken from this node before", g)
+		}
 	}
 	return nil
 }

@@ -49,6 +49,7 @@ type Network struct {
 	nodes map[string]*networkLink // by address
 	cut   map[[2]string]bool      // from a node to a node
 	delay func(from, to string) time.Duration
+	hints bool // that an address is left is told to the others
 }
 
 // Cut lets no call through from one node to another until it is mended.
@@ -102,10 +103,16 @@ func (l *networkLink) stop() {
 	n := l.network
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.nodes[l.address()] == l {
-		delete(n.nodes, l.address())
+	if n.nodes[l.address()] != l {
+		return
 	}
+	delete(n.nodes, l.address())
 	l.incarnation = ""
+	if n.hints {
+		for _, other := range n.nodes {
+			go other.host.broken(l.address())
+		}
+	}
 }
 
 // listens tells whether somebody takes calls at an address.

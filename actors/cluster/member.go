@@ -179,6 +179,10 @@ func (c *Cluster) applyTable(m *transport.Message) {
 	if err == nil && name != c.opt.Name {
 		err = fmt.Errorf("the table is that of cluster %s", name)
 	}
+	if errors.Is(err, errNewer) {
+		c.fail(err)
+		return
+	}
 	if err != nil {
 		if c.unreadable == nil {
 			c.log.Error("the cluster's table cannot be read: nothing is placed", "sequence", m.Sequence, "error", err)
@@ -200,11 +204,20 @@ func (c *Cluster) applyMember(m *transport.Message) {
 	}
 	next, err := decodeMember(m)
 	if err != nil {
-		c.log.Error("a member cannot be read", "node", node, "error", err)
+		if !c.unread[node] {
+			c.log.Error("a member cannot be read: to this node it is not there", "node", node, "error", err)
+			c.unread[node] = true
+		}
 		return
 	}
 	next.at = c.clock.Now()
 	c.members[node] = next
+	if node == c.opt.Node && !c.lapsed && !c.opt.IgnoreLease && (next.deleted || !c.own[next.Incarnation]) {
+		c.lapse("its key is another's")
+		c.notify()
+		c.wake()
+		return
+	}
 	if have != nil && have.alive() == next.alive() && have.Incarnation == next.Incarnation && have.leaving == next.leaving && have.Address == next.Address {
 		return // a renewal
 	}
@@ -236,7 +249,12 @@ func (c *Cluster) lapse(why string) []int {
 	}
 	c.lapsed = true
 	c.generation++
+	c.order++
 	c.gaveUp = mine
+	clear(c.releases) // all is given up, and rejoin waits for those under way
+	if c.abandon != nil {
+		c.abandon()
+	}
 	c.log.Info("this node gives up its groups", "why", why, "groups", len(mine))
 	return mine
 }
@@ -327,12 +345,7 @@ func (c *Cluster) renewOnce(ctx context.Context, start time.Duration) (again boo
 			c.sequence = newest.Sequence // an earlier renewal of ours that came late
 			return true
 		}
-		if !c.opt.IgnoreLease {
-			c.lapse("its key is another's")
-			c.notify()
-			c.wake()
-		}
-		return false
+		return false // applyMember has drawn the conclusion
 	}
 	c.log.Debug("the renewal failed", "error", err)
 	return true
@@ -341,9 +354,9 @@ func (c *Cluster) renewOnce(ctx context.Context, start time.Duration) (again boo
 // rejoin makes a lapsed node a member again, once all that it owned is closed.
 func (c *Cluster) rejoin() {
 	c.mu.Lock()
-	gen, groups := c.generation, c.gaveUp
+	order, groups := c.order, c.gaveUp
 	c.mu.Unlock()
-	if c.until(c.ctx, func() bool { return c.placedGen >= gen }) != nil {
+	if c.until(c.ctx, func() bool { return c.placedOrder >= order && c.releasing == 0 }) != nil {
 		return
 	}
 	pause := c.opt.Lease / 16
@@ -394,11 +407,12 @@ func (e *takenError) Error() string {
 
 // enter takes this node's member key as a new incarnation: calls are taken from then on, and the lease runs.
 func (c *Cluster) enter(ctx context.Context) error {
-	incarnation := newIncarnation(c.opt.Node)
-	c.mu.Lock()
-	c.own[incarnation] = true
-	c.mu.Unlock()
 	for {
+		// One that was written and is in doubt is used no more: others may have found it dead by now.
+		incarnation := newIncarnation(c.opt.Node)
+		c.mu.Lock()
+		c.own[incarnation] = true
+		c.mu.Unlock()
 		expect, err := c.vacant(ctx)
 		if err != nil {
 			return err

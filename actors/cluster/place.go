@@ -2,14 +2,15 @@ package cluster
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 )
 
-// release is a group that is being handed over.
+// release is a group that is being handed over: to the engine it is this node's no more.
 type release struct {
 	next string // to whom
-	done bool   // the engine has closed it
+	done bool   // all is closed
 }
 
 // roleOf is what this node is to a group now. mu is held.
@@ -18,8 +19,8 @@ func (c *Cluster) roleOf(g int) Role {
 		return Elsewhere
 	}
 	role := c.table.role(g, c.opt.Node, c.incarnation)
-	if r := c.releases[g]; role == Owner && r != nil && r.done {
-		return Standby // closed, and not yet written down as another's
+	if role == Owner && c.releases[g] != nil {
+		return Standby
 	}
 	return role
 }
@@ -40,8 +41,8 @@ func (c *Cluster) place() {
 	for {
 		c.mu.Lock()
 		c.judge()
-		v, gen, changed := c.view(), c.generation, c.changed
-		same := gen == c.placedGen && slices.Equal(v.Roles, c.placed.Roles) && slices.Equal(v.Owners, c.placed.Owners)
+		v, order, changed := c.view(), c.order, c.changed
+		same := order == c.placedOrder && slices.Equal(v.Roles, c.placed.Roles) && slices.Equal(v.Owners, c.placed.Owners)
 		left := c.good + c.opt.Lease*3/4 - c.clock.Now() + time.Nanosecond
 		guard := !c.lapsed && !c.opt.IgnoreLease
 		c.mu.Unlock()
@@ -49,7 +50,7 @@ func (c *Cluster) place() {
 			if len(v.Roles) > 0 {
 				c.engine.Place(v)
 			}
-			c.didPlace(v, gen)
+			c.didPlace(v, order)
 			continue
 		}
 		var fired <-chan time.Time
@@ -69,17 +70,11 @@ func (c *Cluster) place() {
 	}
 }
 
-// didPlace notes what the engine knows. A group that was closed may be this node's again only after the engine was told
-// that it is not.
-func (c *Cluster) didPlace(v View, gen int) {
+// didPlace notes what the engine knows.
+func (c *Cluster) didPlace(v View, order int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.placed, c.placedGen = v, gen
-	for g, r := range c.releases {
-		if r.done && (g >= len(v.Roles) || v.Roles[g] != Owner) && !c.handing(g, r) {
-			delete(c.releases, g)
-		}
-	}
+	c.placed, c.placedOrder = v, order
 	c.notify()
 }
 
@@ -88,67 +83,74 @@ func (c *Cluster) handing(g int, r *release) bool {
 	return g < len(c.table.Groups) && c.table.role(g, c.opt.Node, c.incarnation) == Owner && c.table.Groups[g].Ready && c.table.Groups[g].Next == r.next
 }
 
-// startReleases closes the groups whose next owner is ready.
-func (c *Cluster) startReleases() {
+// handOver takes the groups whose next owner is ready from the engine, and forgets those whose move is over.
+func (c *Cluster) handOver() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.lapsed {
 		return
 	}
-	var groups []int
+	for g, r := range c.releases {
+		if r.done && !c.handing(g, r) { // it is the other's, or was taken back
+			delete(c.releases, g)
+			c.notify()
+		}
+	}
+	groups := make(map[int]*release)
 	for g := range c.table.Groups {
-		group := &c.table.Groups[g]
-		if group.Ready && c.releases[g] == nil && c.roleOf(g) == Owner && g < len(c.placed.Roles) && c.placed.Roles[g] == Owner && c.placedGen == c.generation {
-			c.releases[g] = &release{next: group.Next}
-			groups = append(groups, g)
+		if group := &c.table.Groups[g]; group.Ready && c.releases[g] == nil && c.roleOf(g) == Owner {
+			groups[g] = &release{next: group.Next}
 		}
 	}
 	if len(groups) == 0 {
 		return
 	}
-	gen := c.generation
+	maps.Copy(c.releases, groups)
+	c.order++
+	order := c.order
+	c.notify()
+	if c.releasing == 0 {
+		if c.abandon != nil {
+			c.abandon()
+		}
+		c.releaseCtx, c.abandon = context.WithCancel(c.ctx)
+	}
+	ctx := c.releaseCtx
+	c.releasing++
 	c.work.Add(1)
 	go func() {
 		defer c.work.Done()
-		c.releaseAll(groups, gen)
+		c.closeGroups(ctx, groups, order)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.releasing--
+		c.notify()
 	}()
 }
 
-// releaseAll asks the engine until it has closed the groups. At most as many are under way as moves are.
-func (c *Cluster) releaseAll(groups []int, gen int) {
-	pause := releasePause
-	for {
-		ctx, cancel := context.WithTimeout(c.ctx, releasePatience)
-		err := c.engine.Release(ctx, groups)
+// closeGroups asks the engine until the groups are closed. At most as many are under way as moves are; a lapse ends it.
+func (c *Cluster) closeGroups(ctx context.Context, groups map[int]*release, order int) {
+	if c.until(ctx, func() bool { return c.placedOrder >= order }) != nil {
+		return
+	}
+	for pause := releasePause; ; pause = min(2*pause, releasePauseMost) {
+		attempt, cancel := context.WithTimeout(ctx, releasePatience)
+		err := c.engine.Release(attempt, slices.Sorted(maps.Keys(groups)))
 		cancel()
-		c.mu.Lock()
-		if gen != c.generation || c.ctx.Err() != nil {
-			c.mu.Unlock()
-			return // the lapse has closed them
-		}
-		left := groups[:0]
-		for _, g := range groups {
-			r := c.releases[g]
-			if r == nil {
-				continue
-			}
-			// With an error and no move any more it may be half closed: as if it were closed it begins anew.
-			if r.done = err == nil || !c.handing(g, r); !r.done {
-				left = append(left, g)
-			}
-		}
-		groups = left
-		c.notify()
-		c.mu.Unlock()
-		if len(groups) == 0 {
-			return
+		if err == nil || ctx.Err() != nil {
+			break
 		}
 		c.log.Warn("groups cannot be handed over so far", "groups", len(groups), "error", err)
-		if sleep(c.ctx, c.clock, pause) != nil {
+		if sleep(ctx, c.clock, pause) != nil {
 			return
 		}
-		pause = min(2*pause, releasePauseMost)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range groups {
+		r.done = ctx.Err() == nil
+	}
+	c.notify()
 }
 
 const (

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -144,6 +145,9 @@ func (t Table) encode(cluster, writer string, write uint64) ([]byte, error) {
 	return m.MarshalVT()
 }
 
+// errNewer is a key that a newer version has written.
+var errNewer = errors.New("a newer version is in the cluster: this node must be upgraded")
+
 // decodeTable reads what encode wrote.
 func decodeTable(data []byte) (t Table, cluster string, err error) {
 	m := &proto.ClusterTable{}
@@ -151,7 +155,7 @@ func decodeTable(data []byte) (t Table, cluster string, err error) {
 		return Table{}, "", fmt.Errorf("the table is damaged: %w", err)
 	}
 	if m.Format != tableFormat {
-		return Table{}, "", fmt.Errorf("the table has form %d; this version reads form %d: a newer version wrote it", m.Format, tableFormat)
+		return Table{}, "", fmt.Errorf("%w: the cluster's table has form %d, and this version reads form %d", errNewer, m.Format, tableFormat)
 	}
 	if n := len(m.Groups); n < 1 || n > maxGroups {
 		return Table{}, "", fmt.Errorf("the table is damaged: %d groups", n)
