@@ -25,16 +25,29 @@ func (f *Flow) StepOf(name string) (*Step, error) {
 	return nil, fmt.Errorf("%w: flow %s has no step %q; it has %s", ErrUnknown, f.Name, name, strings.Join(names, ", "))
 }
 
-// State asks the function instance of a step's key for its committed state.
-func (r *Running) State(ctx context.Context, step string, key kis.Key) (KeyState, error) {
+// Read says what an answer must hold.
+type Read struct {
+	// Consistent asks for all that was committed before the question: the partition's owner shows by a record that it is the
+	// owner. Without it the answer may be that of a node that does not know yet that it is the owner no more.
+	Consistent bool
+	// AtLeast is a KeyState.Commit: nothing older is an answer.
+	AtLeast uint64
+}
+
+// State asks the function instance of a step's key for its committed state. With ErrNoState the answer's Commit is set all
+// the same.
+func (r *Running) State(ctx context.Context, step string, key kis.Key, read Read) (KeyState, error) {
 	s, err := r.Definition().StepOf(step)
 	if err != nil {
 		return KeyState{}, err
 	}
 	stage, number := r.partitionOfKey(s, key)
-	e, err := stateQuestion.ask(ctx, r, stage, number, stateOf{step, []byte(key.Canonical())})
+	e, err := stateQuestion.ask(ctx, r, stage, number, stateOf{step, []byte(key.Canonical()), read.Consistent, read.AtLeast})
 	if err != nil {
 		return KeyState{}, err
+	}
+	if e.None {
+		return KeyState{Key: key, Commit: e.Commit}, ErrNoState
 	}
 	return e.of(s)
 }

@@ -114,7 +114,8 @@ func (r *Running) notePlaced(closed, opened uint64) {
 // follow makes the flow follow the placement: what is not ours is closed first, in the middle of nothing, so that its
 // next owner need not wait for what we have still to open. It does not wait for partitions that recover: each of them
 // asks for another look when it has.
-func (r *Running) follow(ctx context.Context) error {
+// With reopen partitions that have stopped for a passing reason are opened again.
+func (r *Running) follow(ctx context.Context, reopen bool) error {
 	r.changing.Lock()
 	defer r.changing.Unlock()
 	r.system.mu.Lock()
@@ -130,22 +131,11 @@ func (r *Running) follow(ctx context.Context) error {
 		r.leave(leaving)
 	}
 	r.notePlaced(at, 0)
-	stages := r.Definition().Stages()
-	opened := make(chan error, r.system.opt.Partitions*len(stages))
-	n, err := r.beginOpen(stages, false, opened)
-	if n > 0 {
-		r.wg.Go(func() {
-			for range n {
-				select {
-				case <-opened:
-					r.poke()
-				case <-r.ctx.Done():
-					return
-				}
-			}
-		})
+	open := missing
+	if reopen {
+		open = passing
 	}
-	if err != nil {
+	if _, err := r.beginOpening(open); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -166,6 +156,26 @@ func (r *Running) follow(ctx context.Context) error {
 	}
 	r.notePlaced(at, at)
 	return nil
+}
+
+// beginOpening begins to open cells; each asks for another look at the placement when it has.
+func (r *Running) beginOpening(open which) (int, error) {
+	stages := r.Definition().Stages()
+	opened := make(chan error, r.system.opt.Partitions*len(stages))
+	n, err := r.beginOpen(stages, open, opened)
+	if n > 0 {
+		r.wg.Go(func() {
+			for range n {
+				select {
+				case <-opened:
+					r.poke()
+				case <-r.ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	return n, err
 }
 
 // ready are the cells that rows can be dealt to.

@@ -336,7 +336,7 @@ func TestAskAnywhere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			e, err := r.State(t.Context(), "user", key)
+			e, err := r.State(t.Context(), "user", key, Read{Consistent: round%2 == 0})
 			if err != nil || string(e.State) != `{"n":10}` {
 				t.Fatalf("system %d: user %d: %s, %v", i, round, e.State, err)
 			}
@@ -344,10 +344,10 @@ func TestAskAnywhere(t *testing.T) {
 			if err != nil || len(all) != 11 || next != "" {
 				t.Fatalf("system %d: %d shops, %v", i, len(all), err)
 			}
-			if _, err := r.State(t.Context(), "user", mustKey(t, "user=999")); !errors.Is(err, ErrNoState) {
+			if _, err := r.State(t.Context(), "user", mustKey(t, "user=999"), Read{}); !errors.Is(err, ErrNoState) {
 				t.Fatalf("a key without state: %v", err)
 			}
-			if _, err := r.State(t.Context(), "nobody", key); !errors.Is(err, ErrUnknown) {
+			if _, err := r.State(t.Context(), "nobody", key, Read{}); !errors.Is(err, ErrUnknown) {
 				t.Fatalf("a step that is not there: %v", err)
 			}
 		}

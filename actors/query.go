@@ -28,7 +28,13 @@ type KeyState struct {
 	Revision uint64
 	Sequence uint64 // entry sequence of the event that changed it last
 	Time     time.Time
+	// Commit is the place of the partition's log that the answer is of: who asks again and wants nothing older says so.
+	Commit uint64
 }
+
+// Confirm writes an empty record: whoever gets it into the log is the partition's owner, and has all that was committed
+// before.
+func (p *Partition) Confirm(ctx context.Context) error { return p.finish(ctx, p.begin()) }
 
 // Letter is one dead letter.
 type Letter struct {
@@ -52,7 +58,7 @@ func (p *Partition) State(step string, key kis.Key) (KeyState, error) {
 	if v == nil || len(v.State) == 0 { // timers alone are no state
 		return KeyState{}, ErrNoState
 	}
-	return KeyState{key, bytes.Clone(v.State), v.Revision, v.Sequence, time.Unix(0, v.Time).UTC()}, nil
+	return KeyState{Key: key, State: bytes.Clone(v.State), Revision: v.Revision, Sequence: v.Sequence, Time: time.Unix(0, v.Time).UTC()}, nil
 }
 
 func (p *Partition) stateful(name string) (*step, error) {
@@ -103,7 +109,7 @@ func (p *Partition) States(step string, after []byte, f func(e KeyState, place [
 			if err == nil {
 				var kk kis.Key
 				if kk, err = kis.KeyFromCanonical(s.Must, string(key)); err == nil {
-					return f(KeyState{kk, bytes.Clone(val.State), val.Revision, val.Sequence, time.Unix(0, val.Time).UTC()}, bytes.Clone(k))
+					return f(KeyState{Key: kk, State: bytes.Clone(val.State), Revision: val.Revision, Sequence: val.Sequence, Time: time.Unix(0, val.Time).UTC()}, bytes.Clone(k))
 				}
 			}
 			fault = err

@@ -46,9 +46,9 @@ type question[Q, A any] struct {
 	answer  func(ctx context.Context, p *Partition, q Q) (A, error)
 }
 
-// The questions. A command works under the flow's own context: who asked may be gone before it has ended.
+// The questions. They are answered under the flow's own context: who asked may be gone before a record is written.
 var (
-	stateQuestion = question[stateOf, keptState]{"state", false, func(_ context.Context, p *Partition, q stateOf) (keptState, error) {
+	stateQuestion = question[stateOf, keptState]{"state", false, func(ctx context.Context, p *Partition, q stateOf) (keptState, error) {
 		s, err := p.stateful(q.Step)
 		if err != nil {
 			return keptState{}, err
@@ -57,8 +57,21 @@ var (
 		if err != nil {
 			return keptState{}, err
 		}
+		if q.Consistent {
+			if err := p.Confirm(ctx); err != nil {
+				return keptState{}, err
+			}
+		}
+		if p.meta.Sequence < q.AtLeast { // a former owner who has not heard yet that it is none
+			return keptState{}, fmt.Errorf("%w: its log stands at %d here, %d was seen already", ErrElsewhere, p.meta.Sequence, q.AtLeast)
+		}
 		e, err := p.State(q.Step, key)
-		return keep(e), err
+		if errors.Is(err, ErrNoState) {
+			return keptState{None: true, Commit: p.meta.Sequence}, nil
+		}
+		k := keep(e)
+		k.Commit = p.meta.Sequence
+		return k, err
 	}}
 	statesOfQuestion = question[statesOf, []keptState]{"states of", false, func(_ context.Context, p *Partition, q statesOf) (found []keptState, err error) {
 		s, err := p.stateful(q.Step)
@@ -83,11 +96,13 @@ var (
 	}}
 	statesQuestion = question[pageOf, keptStates]{"states", false, func(_ context.Context, p *Partition, q pageOf) (l keptStates, err error) {
 		looked := 0
+		size := 0
 		err = p.States(q.Step, q.After, func(e KeyState, at []byte) bool {
 			if looked++; q.Prefix == "" || strings.HasPrefix(e.Key.String(), q.Prefix) {
 				l.Entries = append(l.Entries, keep(e))
+				size += len(e.State)
 			}
-			if len(l.Entries) >= q.Limit || looked >= lookedMost {
+			if len(l.Entries) >= q.Limit || looked >= lookedMost || size >= answerBytes {
 				l.Next = at
 				return false
 			}
@@ -96,12 +111,13 @@ var (
 		return l, err
 	}}
 	lettersQuestion = question[lettersOf, keptLetters]{"letters", false, func(_ context.Context, p *Partition, q lettersOf) (l keptLetters, err error) {
-		looked := 0
+		looked, size := 0, 0
 		err = p.DeadLetters(q.After, func(e Letter, at []byte) bool {
 			if looked++; q.Filter.matches(e) {
 				l.Letters = append(l.Letters, e)
+				size += len(e.Data) + len(e.Stack) + len(e.Reason)
 			}
-			if len(l.Letters) >= q.Limit || looked >= lookedMost {
+			if len(l.Letters) >= q.Limit || looked >= lookedMost || size >= answerBytes {
 				l.Next = at
 				return false
 			}
@@ -166,11 +182,7 @@ func (q question[Q, A]) ask(ctx context.Context, r *Running, stage string, numbe
 	if c := r.cell(id.String()); c != nil {
 		var a A // of this question alone: it may be answered when nobody waits any more
 		f := func(p *Partition) (err error) {
-			limit := ctx
-			if q.command {
-				limit = r.ctx
-			}
-			a, err = q.answer(limit, p, in)
+			a, err = q.answer(r.ctx, p, in)
 			return err
 		}
 		if q.command {
@@ -181,7 +193,8 @@ func (q question[Q, A]) ask(ctx context.Context, r *Running, stage string, numbe
 		if err == nil {
 			return a, nil
 		}
-		if !errors.Is(err, errLeft) {
+		// Asked again it may be answered by whoever has it now.
+		if moved := errors.Is(err, errLeft) || errors.Is(err, ErrElsewhere) || !q.command && errors.Is(err, ErrFenced); !moved {
 			return out, err
 		}
 	}
@@ -189,7 +202,10 @@ func (q question[Q, A]) ask(ctx context.Context, r *Running, stage string, numbe
 	remote := r.system.remote
 	r.system.mu.Unlock()
 	if remote == nil {
-		return out, fmt.Errorf("%w: partition %s", ErrUnknown, id)
+		if r.cell(id.String()) == nil {
+			return out, fmt.Errorf("%w: partition %s", ErrUnknown, id)
+		}
+		return out, err
 	}
 	body, err := json.Marshal(in)
 	if err != nil {
@@ -274,11 +290,16 @@ func (e remoteError) Unwrap() error { return e.is }
 // work for long.
 const lookedMost = 100_000
 
+// answerBytes is when a page ends that holds much: answers travel between nodes in one piece.
+const answerBytes = 1 << 20
+
 // The forms of questions and answers.
 type (
 	stateOf struct {
-		Step string
-		Key  []byte // canonical
+		Step       string
+		Key        []byte // canonical
+		Consistent bool
+		AtLeast    uint64
 	}
 	statesOf struct {
 		Step string
@@ -303,6 +324,8 @@ type (
 		Key, State         []byte
 		Revision, Sequence uint64
 		Time               time.Time
+		Commit             uint64
+		None               bool // the key has no state
 	}
 	keptStates struct {
 		Entries []keptState
@@ -319,12 +342,12 @@ type (
 )
 
 func keep(e KeyState) keptState {
-	return keptState{[]byte(e.Key.Canonical()), e.State, e.Revision, e.Sequence, e.Time}
+	return keptState{Key: []byte(e.Key.Canonical()), State: e.State, Revision: e.Revision, Sequence: e.Sequence, Time: e.Time}
 }
 
 func (k keptState) of(s *Step) (KeyState, error) {
 	key, err := kis.KeyFromCanonical(s.Must, string(k.Key))
-	return KeyState{key, k.State, k.Revision, k.Sequence, k.Time}, err
+	return KeyState{key, k.State, k.Revision, k.Sequence, k.Time, k.Commit}, err
 }
 
 // LetterFilter chooses dead letters.

@@ -216,10 +216,23 @@ func (r *Running) open(ctx context.Context, all bool) error {
 	return r.openStages(ctx, r.Definition().Stages(), all)
 }
 
+// which are the cells that are to be opened besides those that are not there.
+type which uint8
+
+const (
+	missing which = iota // none
+	passing              // those that have stopped for a passing reason
+	every                // those, too, that wait for people
+)
+
 // openStages does so for some stages, and waits for their partitions.
 func (r *Running) openStages(ctx context.Context, stages [][]string, all bool) error {
 	opened := make(chan error, r.system.opt.Partitions*len(stages))
-	n, err := r.beginOpen(stages, all, opened)
+	open := passing
+	if all {
+		open = every
+	}
+	n, err := r.beginOpen(stages, open, opened)
 	if err != nil {
 		return err
 	}
@@ -234,7 +247,7 @@ func (r *Running) openStages(ctx context.Context, stages [][]string, all bool) e
 }
 
 // beginOpen begins to open the cells; each sends to opened when it has.
-func (r *Running) beginOpen(stages [][]string, all bool, opened chan<- error) (n int, err error) {
+func (r *Running) beginOpen(stages [][]string, open which, opened chan<- error) (n int, err error) {
 	s, f := r.system, r.Definition()
 	for _, must := range stages {
 		for number := range s.opt.Partitions {
@@ -242,7 +255,7 @@ func (r *Running) beginOpen(stages [][]string, all bool, opened chan<- error) (n
 			if s.role(r.name, stageName(must), number) != Owner {
 				continue
 			}
-			if old := r.cell(name); old != nil && (!old.dead() || !all && final(old.why())) {
+			if old := r.cell(name); old != nil && (!old.dead() || open == missing || open == passing && final(old.why())) {
 				continue
 			}
 			r.mu.Lock()
@@ -605,30 +618,45 @@ func final(err error) bool {
 
 // watch follows the placement, and opens partitions again that stopped for a passing reason, with a growing delay.
 func (r *Running) watch() {
-	for try := 0; ; try++ {
+	var again <-chan time.Time // when partitions that have stopped are opened again
+	try := 0
+	for {
+		reopen := false
 		select {
 		case <-r.ctx.Done():
 			return
 		case <-r.replaced:
-			try = 0
-			if err := r.follow(r.ctx); err != nil && r.ctx.Err() == nil {
-				r.log.Warn("partitions could not be opened", "error", err)
-				time.AfterFunc(time.Second, r.poke)
+		case <-r.restart:
+			if again == nil {
+				again = time.After(min(200*time.Millisecond<<min(try, 6), 10*time.Second))
+				try++
 			}
 			continue
-		case <-r.restart:
+		case <-again:
+			again, reopen = nil, true
 		}
-		if r.system.clock.Sleep(r.ctx, min(200*time.Millisecond<<min(try, 6), 10*time.Second)) != nil {
-			return
+		var err error
+		if reopen && !r.system.placed() {
+			err = r.Reopen(r.ctx, false)
+		} else {
+			err = r.follow(r.ctx, reopen)
 		}
-		if err := r.Reopen(r.ctx, false); err != nil && r.ctx.Err() == nil {
+		switch {
+		case err != nil && r.ctx.Err() == nil:
 			r.log.Warn("partitions could not be opened", "error", err)
 			select {
 			case r.restart <- struct{}{}:
 			default:
 			}
+		case !reopen && !r.failing():
+			try = 0
 		}
 	}
+}
+
+// failing tells whether a partition here has stopped.
+func (r *Running) failing() bool {
+	return slices.ContainsFunc(r.all(), (*cell).dead)
 }
 
 // Reopen opens the partitions again that have stopped; with all, those too that are waiting for people.
@@ -641,6 +669,15 @@ func (r *Running) Reopen(ctx context.Context, all bool) error {
 		r.fenced = 0
 		r.mu.Unlock()
 		before = nil // inputs that have stopped are looked at again, too
+	}
+	if r.system.placed() { // who recovers asks for the dealers when it has
+		open := passing
+		if all {
+			open = every
+		}
+		_, err := r.beginOpening(open)
+		r.deal(before)
+		return err
 	}
 	err := r.open(ctx, all)
 	r.deal(before)

@@ -215,10 +215,10 @@ func TestClient(t *testing.T) {
 		"Flow none":          func(b api.Backend) (any, error) { return b.Flow(ctx, "a/b c?d#%") },
 		"Flow dots":          func(b api.Backend) (any, error) { return b.Flow(ctx, "..") },
 		"Lag":                func(b api.Backend) (any, error) { return b.Lag(ctx, "OrderTotals", api.Page{Limit: 5}) },
-		"State":              func(b api.Backend) (any, error) { return b.State(ctx, "OrderTotals", "totals", []string{"userid=2"}) },
-		"State none":         func(b api.Backend) (any, error) { return b.State(ctx, "OrderTotals", "totals", []string{"userid=9"}) },
+		"State":              func(b api.Backend) (any, error) { return b.State(ctx, "OrderTotals", "totals", []string{"userid=2"}, api.Read{}) },
+		"State none":         func(b api.Backend) (any, error) { return b.State(ctx, "OrderTotals", "totals", []string{"userid=9"}, api.Read{}) },
 		"State wrong": func(b api.Backend) (any, error) {
-			return b.State(ctx, "OrderTotals", "totals", []string{"a=b", "c=d&e"})
+			return b.State(ctx, "OrderTotals", "totals", []string{"a=b", "c=d&e"}, api.Read{})
 		},
 		"States": func(b api.Backend) (any, error) {
 			return b.States(ctx, "OrderTotals", "totals", "userid=3", api.Page{Limit: 5})

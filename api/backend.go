@@ -65,7 +65,7 @@ type Backend interface {
 	// "userid=7", in any order; kis.ParseKey reads their values. Unknown flow or step, or a step without
 	// state: ErrNotFound; a field that is missing, unknown or malformed: ErrInvalid; a key without a state:
 	// ErrNoState.
-	State(ctx context.Context, flow, step string, key []string) (StateEntry, error)
+	State(ctx context.Context, flow, step string, key []string, read Read) (StateEntry, error)
 	// States lists committed states of a step. Prefix selects the keys whose text (kis.Key.String, as
 	// "userid=ada orderid=7") starts so; empty: all.
 	States(ctx context.Context, flow, step, prefix string, page Page) (List[StateEntry], error)

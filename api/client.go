@@ -279,8 +279,15 @@ func (c *Client) Lag(ctx context.Context, flow string, page Page) (List[Lag], er
 }
 
 // State implements Backend.
-func (c *Client) State(ctx context.Context, flow, step string, key []string) (StateEntry, error) {
-	return get[StateEntry](ctx, c, path("flows", flow, "steps", step, "state"), url.Values{"key": key})
+func (c *Client) State(ctx context.Context, flow, step string, key []string, read Read) (StateEntry, error) {
+	q := url.Values{"key": key}
+	if read.Consistent {
+		q.Set("consistent", "true")
+	}
+	if read.AtLeast > 0 {
+		q.Set("at_least", strconv.FormatUint(read.AtLeast, 10))
+	}
+	return get[StateEntry](ctx, c, path("flows", flow, "steps", step, "state"), q)
 }
 
 // States implements Backend.

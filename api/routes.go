@@ -174,14 +174,18 @@ func Routes() []Route {
 				return b.Lag(ctx, r.query.Get("flow"), r.page)
 			}},
 
-		{Method: "GET", Path: "/api/v1/flows/{flow}/steps/{step}/state", Permission: PermitRead, Query: []string{"key"}, Timeout: quick,
-			Answer: "StateEntry", Doc: "the committed state of a key; key=FIELD=VALUE once for each field",
+		{Method: "GET", Path: "/api/v1/flows/{flow}/steps/{step}/state", Permission: PermitRead, Query: []string{"key", "consistent", "at_least"}, Timeout: quick,
+			Answer: "StateEntry", Doc: "the committed state of a key; key=FIELD=VALUE once for each field; consistent=true: all that was committed before; at_least=COMMIT: nothing older than that answer",
 			handle: func(ctx context.Context, b Backend, r *request) (any, error) {
 				key := r.query["key"]
 				if len(key) == 0 {
 					return nil, Errorf(ErrInvalid, "no key given; add key=FIELD=VALUE for each field of the step's key")
 				}
-				return b.State(ctx, r.PathValue("flow"), r.PathValue("step"), key)
+				read, err := readRead(r)
+				if err != nil {
+					return nil, err
+				}
+				return b.State(ctx, r.PathValue("flow"), r.PathValue("step"), key, read)
 			}},
 		{Method: "GET", Path: "/api/v1/flows/{flow}/steps/{step}/states", Permission: PermitRead,
 			Query: append([]string{"prefix"}, pageQuery...), Timeout: quick,
@@ -280,6 +284,23 @@ func publish(ctx context.Context, b Backend, p Publication) (any, error) {
 		}
 	}
 	return b.Publish(ctx, p)
+}
+
+// readRead reads what an answer must hold.
+func readRead(r *request) (read Read, err error) {
+	switch s := r.query.Get("consistent"); s {
+	case "", "false":
+	case "true":
+		read.Consistent = true
+	default:
+		return read, Errorf(ErrInvalid, "consistent is %q; it must be true or false", s)
+	}
+	if s := r.query.Get("at_least"); s != "" {
+		if read.AtLeast, err = strconv.ParseUint(s, 10, 64); err != nil {
+			return read, Errorf(ErrInvalid, "at_least is %q; it must be the commit of an earlier answer", s)
+		}
+	}
+	return read, nil
 }
 
 // readPage reads limit and after of a list's query.

@@ -309,6 +309,17 @@ type StateEntry struct {
 	Revision  uint64          `json:"revision"` // under which it changed last
 	Sequence  uint64          `json:"sequence"` // of the entry event that changed it last
 	UpdatedAt time.Time       `json:"updated_at"`
+	// Commit is the place of the partition's log that the answer is of, for Read.AtLeast; 0 in a list.
+	Commit uint64 `json:"commit,omitempty"`
+}
+
+// Read says what an answer must hold.
+type Read struct {
+	// Consistent asks for everything that was committed before the question was asked. Without it an answer is committed, but
+	// may be of a moment ago: of a node that does not know yet that a partition is another node's.
+	Consistent bool
+	// AtLeast is the Commit of an earlier answer for the same key: nothing older is an answer.
+	AtLeast uint64
 }
 
 // DeadLetterFilter selects dead letters; an empty field selects all.

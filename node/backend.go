@@ -503,7 +503,7 @@ func answer(err error) error {
 		return api.Errorf(api.ErrNoState, "the key has no state")
 	case errors.Is(err, actors.ErrUnknown):
 		return api.Errorf(api.ErrNotFound, "%s", strings.TrimPrefix(err.Error(), "unknown: "))
-	case errors.Is(err, actors.ErrWaiting), errors.Is(err, actors.ErrStopped), errors.Is(err, actors.ErrFenced), errors.Is(err, actors.ErrDamagedLog), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, actors.ErrWaiting), errors.Is(err, actors.ErrElsewhere), errors.Is(err, actors.ErrStopped), errors.Is(err, actors.ErrFenced), errors.Is(err, actors.ErrDamagedLog), errors.Is(err, context.DeadlineExceeded):
 		return api.Errorf(api.ErrUnavailable, "%s", err)
 	}
 	return err
@@ -532,11 +532,11 @@ func (n *Node) stepFor(flow, step string) (*actors.Running, *actors.Step, error)
 }
 
 func stateEntry(flow, step string, e actors.KeyState) api.StateEntry {
-	return api.StateEntry{Flow: flow, Step: step, Key: e.Key.AppendJSON(nil), State: e.State, Revision: e.Revision, Sequence: e.Sequence, UpdatedAt: e.Time}
+	return api.StateEntry{Flow: flow, Step: step, Key: e.Key.AppendJSON(nil), State: e.State, Revision: e.Revision, Sequence: e.Sequence, UpdatedAt: e.Time, Commit: e.Commit}
 }
 
 // State implements api.Backend.
-func (n *Node) State(ctx context.Context, flow, step string, assignments []string) (api.StateEntry, error) {
+func (n *Node) State(ctx context.Context, flow, step string, assignments []string, read api.Read) (api.StateEntry, error) {
 	r, s, err := n.stepFor(flow, step)
 	if err != nil {
 		return api.StateEntry{}, err
@@ -545,7 +545,7 @@ func (n *Node) State(ctx context.Context, flow, step string, assignments []strin
 	if err != nil {
 		return api.StateEntry{}, api.Errorf(api.ErrInvalid, "%s", err)
 	}
-	e, err := r.State(ctx, step, key)
+	e, err := r.State(ctx, step, key, actors.Read{Consistent: read.Consistent, AtLeast: read.AtLeast})
 	if errors.Is(err, actors.ErrNoState) {
 		return api.StateEntry{}, api.Errorf(api.ErrNoState, "flow %s: step %s has no state for %s", flow, step, key)
 	}

@@ -231,7 +231,7 @@ func TestCluster(t *testing.T) {
 	if _, err := d.SetFlow(t.Context(), "Orders", api.ActionPause); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.State(t.Context(), "Orders", "ByUser", []string{"user=u1"}); !errors.Is(err, api.ErrUnavailable) {
+	if _, err := a.State(t.Context(), "Orders", "ByUser", []string{"user=u1"}, api.Read{}); !errors.Is(err, api.ErrUnavailable) {
 		t.Errorf("a paused flow answers: %v", err)
 	}
 	f.publish(a, 4000, 4500)

@@ -447,7 +447,7 @@ func (b *Backend) step(flow, step string) error {
 }
 
 // State implements api.Backend.
-func (b *Backend) State(ctx context.Context, flow, step string, key []string) (api.StateEntry, error) {
+func (b *Backend) State(ctx context.Context, flow, step string, key []string, _ api.Read) (api.StateEntry, error) {
 	unlock, err := b.begin(ctx, "State")
 	if err != nil {
 		return api.StateEntry{}, err

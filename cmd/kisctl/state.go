@@ -11,6 +11,7 @@ import (
 
 func newState(a *app) *cobra.Command {
 	state := group(&cobra.Command{Use: "state", Short: "Show what keys remember"})
+	var read api.Read
 	get := &cobra.Command{
 		Use:   "get FLOW STEP FIELD=VALUE...",
 		Short: "Show the committed state of one key",
@@ -29,7 +30,7 @@ It ends with 4 where the key has no state.`,
 				}
 			}
 			e, err := ask(cmd.Context(), a, func(ctx context.Context, c *api.Client) (api.StateEntry, error) {
-				return c.State(ctx, args[0], args[1], args[2:])
+				return c.State(ctx, args[0], args[1], args[2:], read)
 			})
 			if err != nil {
 				return err
@@ -43,6 +44,8 @@ It ends with 4 where the key has no state.`,
 			})
 		},
 	}
+	get.Flags().BoolVar(&read.Consistent, "consistent", false, "everything that was committed before the question, in a cluster, too")
+	get.Flags().Uint64Var(&read.AtLeast, "at-least", 0, "nothing older than the `COMMIT` of an earlier answer (-o json) for this key")
 	var flags listFlags
 	prefix := ""
 	list := &cobra.Command{

@@ -424,7 +424,7 @@ func TestShadow(t *testing.T) {
 	b.publish(30, 1)
 	b.settled()
 	for user, want := range map[string]string{"user=5": `{"count":6,"total":16}`, "user=1": `{"count":6,"total":15}`} {
-		if s, err := b.client.State(ctx, "Totals", "totals", []string{user}); err != nil || string(s.State) != want {
+		if s, err := b.client.State(ctx, "Totals", "totals", []string{user}, api.Read{}); err != nil || string(s.State) != want {
 			t.Errorf("%s: %s, %v, want %s", user, s.State, err, want)
 		}
 	}

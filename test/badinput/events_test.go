@@ -123,7 +123,7 @@ func TestEvents(t *testing.T) {
 		fmt.Fprintf(&out, "state of %.60s: %s\n", s.Key, s.State)
 	}
 	golden(t, "events.golden", out.String())
-	s, err := client.State(ctx, "Totals", "user", []string{"user=good"})
+	s, err := client.State(ctx, "Totals", "user", []string{"user=good"}, api.Read{})
 	if want := fmt.Sprintf(`{"count":%d,"total":%d}`, len(badEvents), 2*len(badEvents)); err != nil || string(s.State) != want {
 		t.Errorf("the good events: %s, %v, want %s", s.State, err, want)
 	}

@@ -133,7 +133,7 @@ func TestFullDisk(t *testing.T) {
 	settled(t, n)
 	var state struct{ Count, Total int }
 	var e api.StateEntry
-	if e, err = n.Client(t).State(ctx, "Totals", "user", []string{"user=1"}); err != nil {
+	if e, err = n.Client(t).State(ctx, "Totals", "user", []string{"user=1"}, api.Read{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(e.State, &state); err != nil {
