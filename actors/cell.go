@@ -30,6 +30,8 @@ type cell struct {
 	state     atomic.Int32             // cellState
 	restless  atomic.Bool
 	told      map[int]int64 // by input: the event time that the partition was told of; the ticker's alone
+	aside     func(f func())            // calls f beside the partition
+	moving    bool                      // the partition's snapshot is being moved on beside it
 	linger    *time.Timer
 	lingering bool // the linger message is awaited before the work message is sent
 
@@ -57,6 +59,8 @@ type (
 	workMessage   struct{}
 	lingerMessage struct{}
 	tickMessage   struct{}
+	// snapshotMessage: the snapshot that was moved on beside the partition needs its turn.
+	snapshotMessage struct{}
 	// askMessage is a question, or a command, to the partition: it meets committed state only.
 	askMessage struct {
 		f    func(*Partition) error
@@ -116,6 +120,18 @@ func (c *cell) receive(message any) {
 			c.fail(err)
 			return
 		}
+		c.moveSnapshot()
+		c.giveBack(0)
+	case snapshotMessage:
+		c.moving = false
+		if c.dead() || c.leaving.Load() {
+			return
+		}
+		if err := c.p.turnSnapshot(c.ctx); err != nil {
+			c.fail(err)
+			return
+		}
+		c.moveSnapshot()
 		c.giveBack(0)
 	case askMessage:
 		m.done <- c.answer(m.f)
@@ -164,6 +180,19 @@ func (c *cell) leave() {
 	c.mu.Unlock()
 	c.state.Store(int32(cellFailed))
 	c.restless.Store(false)
+}
+
+// moveSnapshot lets the partition's snapshot go on beside it, if one is being written.
+func (c *cell) moveSnapshot() {
+	w := c.p.snapshots.writing
+	if w == nil || c.moving || !w.working() {
+		return
+	}
+	c.moving = true
+	c.aside(func() {
+		w.run(c.ctx) // it ends with ctx, and closes what it has open
+		c.box.Tell(snapshotMessage{})
+	})
 }
 
 // fatal tells whether a command's error leaves the partition without use.

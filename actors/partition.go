@@ -63,13 +63,15 @@ type Options struct {
 	// PendingRows is the most rows that may wait at a partition's steps for a retry or behind one; beyond it
 	// the partition stops taking input until some are gone. Default 10000.
 	PendingRows int
-	// SnapshotBytes is how many bytes of records make a new snapshot worth its while; a partition whose
-	// snapshot is larger waits for as many bytes as that. Default 64 MiB.
+	// SnapshotBytes is how many bytes of records make a new snapshot worth its while; where more than that would
+	// have to be written, it waits for as many bytes of records. Default 64 MiB.
 	SnapshotBytes uint64
 	// Owner is who writes, for people to read.
 	Owner string
 
-	eager bool // watermarks are told at once: a trial's clock stands still
+	eager      bool // watermarks are told at once: a trial's clock stands still
+	aside      bool // snapshots are moved on beside the partition, not by its Tick
+	chunkBytes int  // of a snapshot; default chunkBytes
 }
 
 func (o Options) withDefaults() Options {
@@ -87,6 +89,7 @@ func (o Options) withDefaults() Options {
 	if o.SnapshotBytes == 0 {
 		o.SnapshotBytes = 64 << 20
 	}
+	set(&o.chunkBytes, chunkBytes)
 	return o
 }
 
@@ -155,12 +158,12 @@ type Partition struct {
 	timers      [][timerDomains]timerQueue // by step
 	carried     []*proto.Position          // positions that moved without anything else to commit
 
-	queue         []*Chunk
-	queuedRows    int
-	w             work
-	snapshotBytes uint64    // of the newest snapshot, about
-	unwritten     bool      // settled marks or positions that no record holds yet
-	moved         time.Time // when they changed
+	queue      []*Chunk
+	queuedRows int
+	w          work
+	snapshots  snapshots
+	unwritten  bool      // settled marks or positions that no record holds yet
+	moved      time.Time // when they changed
 }
 
 // step is a step as one partition runs it.
@@ -480,6 +483,9 @@ type logged struct {
 // commit writes one record. A time-out is settled by sending the same bytes again with the same expectation
 // until they are acknowledged or refused, and a refusal by reading the log's last record (P7).
 func (p *Partition) commit(ctx context.Context, r *proto.Record) (logged, error) {
+	if r.Kind != proto.Kind_SNAPSHOT {
+		r.SnapshotEpoch, r.SnapshotSequence = p.meta.SnapshotEpoch, p.meta.SnapshotSequence
+	}
 	b := proto.Seal(r)
 	at := func(last uint64) logged {
 		p.last = last
@@ -543,6 +549,11 @@ func (p *Partition) install(r *proto.Record, at logged) error {
 		}
 		changes = append(changes, state.Change{Key: k, Value: v})
 	}
+	if c := p.snapshots.changed; c != nil {
+		for _, k := range r.Keys {
+			c.note(k)
+		}
+	}
 	m, err := p.meta.MarshalVT()
 	if err != nil {
 		return err
@@ -591,8 +602,8 @@ func (p *Partition) absorb(r *proto.Record, at logged) {
 	m.StateKeys += r.NewKeys
 	if r.Kind == proto.Kind_SNAPSHOT {
 		m.SnapshotBefore, m.SnapshotBeforeSequence = m.Snapshot, m.SnapshotSequence
-		m.Snapshot, m.SnapshotSequence = r.Snapshot, r.SnapshotSequence
-		m.LogBytes = 0
+		m.Snapshot, m.SnapshotEpoch, m.SnapshotSequence = r.Snapshot, r.SnapshotEpoch, r.SnapshotSequence
+		m.LogBytes = r.LogBytes
 	}
 	for i, k := range r.Keys {
 		if k[0] == deadKind {
@@ -683,7 +694,7 @@ func (p *Partition) Tick(ctx context.Context) error {
 			return err
 		}
 	}
-	return p.maybeSnapshot(ctx)
+	return p.tickSnapshot(ctx)
 }
 
 // tickTimers fires the timers that go by the clock, and tells receivers of watermarks that have moved. It says false
@@ -718,7 +729,7 @@ func (p *Partition) tickTimers(ctx context.Context, now time.Time) (done bool, e
 
 // Restless tells whether there is anything that Tick would have to do sooner or later.
 func (p *Partition) Restless() bool {
-	return p.unwritten || p.pending.rows > 0 || p.timed && (!p.time.finished || p.untold(0)) || p.waitsForClock()
+	return p.unwritten || p.pending.rows > 0 || p.snapshots.writing != nil || p.snapshotNear() || p.timed && (!p.time.finished || p.untold(0)) || p.waitsForClock()
 }
 
 // waitsForClock tells whether a timer may wait that goes by the clock.

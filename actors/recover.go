@@ -128,7 +128,7 @@ func (p *Partition) claimOnce(ctx context.Context) error {
 	p.incarnation = info.Created.UnixNano()
 	p.senderName = p.name + "/" + generation + "@" + strconv.FormatInt(p.incarnation, 36)
 	p.senderMark = shortMark(p.senderName)
-	var epoch, number, revision uint64
+	before := new(proto.Record)
 	p.last = 0
 	m, err := p.ports.Streams.LastOn(ctx, p.stream, p.subject)
 	switch {
@@ -136,23 +136,24 @@ func (p *Partition) claimOnce(ctx context.Context) error {
 	case err != nil:
 		return err
 	default:
-		r, err := p.wholeRecord(ctx, m)
-		if err != nil {
+		if before, err = p.wholeRecord(ctx, m); err != nil {
 			return err
 		}
-		epoch, number, revision, p.last = r.Epoch, r.Number, r.Revision, m.Sequence
+		p.last = m.Sequence
 	}
-	if p.flow.Revision < revision {
-		return fmt.Errorf("the log is at revision %d of the flow, we run %d", revision, p.flow.Revision)
+	if p.flow.Revision < before.Revision {
+		return fmt.Errorf("the log is at revision %d of the flow, we run %d", before.Revision, p.flow.Revision)
 	}
-	b := proto.Seal(&proto.Record{Format: 1, Kind: proto.Kind_EPOCH, Epoch: epoch + 1, Number: number + 1,
-		Revision: p.flow.Revision, Time: p.ports.Clock.Now().UnixNano(), Owner: p.opt.Owner})
+	epoch := before.Epoch + 1
+	b := proto.Seal(&proto.Record{Format: 1, Kind: proto.Kind_EPOCH, Epoch: epoch, Number: before.Number + 1,
+		Revision: p.flow.Revision, Time: p.ports.Clock.Now().UnixNano(), Owner: p.opt.Owner,
+		SnapshotEpoch: before.SnapshotEpoch, SnapshotSequence: before.SnapshotSequence})
 	seq, err := p.append(ctx, b)
 	if err != nil {
 		return err // refused: another one is at it; in doubt: the next try reads what is there
 	}
 	p.last, p.owned = seq, true
-	p.meta.Epoch = epoch + 1
+	p.meta.Epoch = epoch
 	return nil
 }
 
@@ -348,48 +349,6 @@ func (a *assembler) add(p *Partition, m *transport.Message) (*proto.Record, logg
 	return r, logged{a.first, m.Sequence, len(b)}, nil
 }
 
-// rebuild makes the state anew: from the newest snapshot that is whole, or from the log's beginning, and then
-// from the log.
-func (p *Partition) rebuild(ctx context.Context, own uint64, progress Progress) error {
-	var snapshots []*proto.Record
-	first := uint64(0)
-	err := p.readLog(ctx, 1, own, func(r *proto.Record, _ logged) error {
-		if first == 0 {
-			first = r.Number
-		}
-		if r.Kind == proto.Kind_SNAPSHOT {
-			snapshots = append(snapshots, &proto.Record{Snapshot: r.Snapshot, SnapshotSequence: r.SnapshotSequence})
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	var fault error // a passing one: then people need not look
-	for i := len(snapshots) - 1; i >= -1; i-- {
-		p.reset()
-		if err := p.ports.Store.Clear(); err != nil {
-			return err
-		}
-		if i < 0 {
-			if first != 1 && fault != nil {
-				return fault
-			}
-			if first != 1 {
-				return fmt.Errorf("%w: no whole snapshot is left, and the log begins at record %d", ErrDamagedLog, first)
-			}
-		} else if err := p.restore(ctx, snapshots[i].Snapshot); err != nil {
-			p.ports.Logger.Warn("snapshot not usable", "partition", p.name, "snapshot", snapshots[i].Snapshot, "error", err)
-			if !errors.Is(err, errSnapshot) && !errors.Is(err, transport.ErrNotFound) && !errors.Is(err, transport.ErrCorrupt) {
-				fault = err
-			}
-			continue
-		}
-		return p.replay(ctx, own, progress)
-	}
-	return nil
-}
-
 // reset forgets what was read so far.
 func (p *Partition) reset() {
 	p.meta = proto.Meta{}
@@ -398,6 +357,7 @@ func (p *Partition) reset() {
 		p.steps[i].handOffs, p.steps[i].saved = nil, nil
 	}
 	p.instances.clear()
+	p.snapshots.base, p.snapshots.changed = nil, nil
 }
 
 // Revise makes the flow's next revision the partition's: a record marks the place, and all later rows meet it.

@@ -37,13 +37,16 @@ type System struct {
 	ticker context.CancelFunc
 	ticked sync.WaitGroup
 	spawns atomic.Uint64
+	asides chan struct{} // holds one for each thing that is done beside partitions
 }
 
 // NewSystem readies the engine; nothing runs yet.
 func NewSystem(streams transport.Streams, objects transport.Objects, db state.DB, log *slog.Logger, meter *Meter, opt Options) *System {
 	ctx, cancel := context.WithCancel(context.Background())
+	opt = opt.withDefaults()
+	opt.aside = true
 	s := &System{streams: streams, objects: objects, db: db, clock: RealClock(), log: log, meter: meter,
-		opt: opt.withDefaults(), runtime: newRuntime(log), flows: make(map[string]*Running), ticker: cancel}
+		opt: opt, runtime: newRuntime(log), flows: make(map[string]*Running), ticker: cancel, asides: make(chan struct{}, asides)}
 	s.ticked.Go(func() { s.tick(ctx) })
 	return s
 }
@@ -271,7 +274,7 @@ func (r *Running) beginOpen(stages [][]string, open which, opened chan<- error) 
 				return n, err
 			}
 			c := &cell{name: name, stage: stageName(must), must: must, number: number, credit: newCredit(s.opt.QueueRows),
-				failed: r.failed, p: p}
+				failed: r.failed, aside: r.aside, p: p}
 			c.ctx, c.cancel = context.WithCancel(r.ctx)
 			if c.box, err = s.runtime.Spawn(fmt.Sprintf("%s/%d", name, s.spawns.Add(1)), c.receive); err != nil {
 				return n, err
@@ -282,6 +285,21 @@ func (r *Running) beginOpen(stages [][]string, open which, opened chan<- error) 
 		}
 	}
 	return n, nil
+}
+
+// asides is how many things a node does beside its partitions at once: each takes a processor, and some MiB.
+const asides = 2
+
+// aside calls f in a goroutine, when it is its turn.
+func (r *Running) aside(f func()) {
+	r.wg.Go(func() {
+		select {
+		case r.system.asides <- struct{}{}:
+			defer func() { <-r.system.asides }()
+		case <-r.ctx.Done(): // f ends at once
+		}
+		f()
+	})
 }
 
 func (r *Running) put(c *cell) {

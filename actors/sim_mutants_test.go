@@ -25,6 +25,8 @@ type mutant struct {
 	scan    func(key, value []byte) (then []byte) // changes what a snapshot reads
 	meta    bool                                  // a crash loses installs, but for their meta
 	deaf    bool                                  // clearing a store does not clear it
+	still   bool                                  // a snapshot believes that nothing has changed since the one before
+	greedy  bool                                  // who writes a snapshot misses a chunk of the one before
 }
 
 func isLog(stream string) bool { return strings.HasPrefix(stream, "KISFLOW_LOG_") }
@@ -130,6 +132,8 @@ var mutants = []mutant{
 		}
 		return v
 	}},
+	{name: "a snapshot does not see what has changed", still: true},
+	{name: "a snapshot tidies away what the one before needs", greedy: true},
 	{name: "a store that is cleared keeps what it had", deaf: true},
 }
 

@@ -110,7 +110,7 @@ func newPlan(rng *rand.Rand) plan {
 	level := []float64{0, 0.5, 1, 2}[rng.IntN(4)]
 	p.crash, p.errors, p.steal = 0.01*level, 0.01*level, 0.004*level
 	p.opt = Options{Partitions: p.partitions, BatchRows: pick(1, 3, 7, 50, 1000), BatchBytes: pick(1, 500, 4<<20), QueueRows: p.queue,
-		CacheBytes: pick(1, 2000, 32<<20), PendingRows: pick(3, 10_000), SnapshotBytes: uint64(pick(1, 1500, 10_000, 1<<30)), Owner: "sim"}
+		CacheBytes: pick(1, 2000, 32<<20), PendingRows: pick(3, 10_000), SnapshotBytes: uint64(pick(1, 1500, 10_000, 1<<30)), Owner: "sim", chunkBytes: pick(100, 1000, 10_000)}
 	return p
 }
 
@@ -318,7 +318,7 @@ func (w *world) open(pl *place, n *simNode) {
 	pl.owner = s
 	n.seats = append(n.seats, s)
 	w.say("node %d opens %s", n.number, pl.name)
-	ports := Ports{Streams: n.port, Objects: w.objects, Store: w.store(n, pl.name), Clock: w, Logger: slog.New(slog.DiscardHandler), Meter: w.meter}
+	ports := Ports{Streams: n.port, Objects: &simObjects{w.objects, w}, Store: w.store(n, pl.name), Clock: w, Logger: slog.New(slog.DiscardHandler), Meter: w.meter}
 	p, err := NewPartition(w.flows[pl.program], pl.must, pl.number, ports, w.plan.opt)
 	if err != nil {
 		w.fail("new partition %s: %v", pl.name, err)
@@ -539,7 +539,11 @@ func (w *world) publish() {
 // step lets one thing happen.
 func (w *world) step() {
 	n := w.nodes[w.rng.IntN(len(w.nodes))]
-	switch k := w.rng.IntN(100); {
+	switch k := w.rng.IntN(103); {
+	case k >= 100:
+		if len(n.seats) > 0 {
+			w.snapshot(n.seats[w.rng.IntN(len(n.seats))])
+		}
 	case k < 15:
 		if w.events < w.plan.events {
 			w.publish()
@@ -555,6 +559,7 @@ func (w *world) step() {
 		w.now = w.now.Add(time.Duration(w.rng.IntN(1500)) * time.Millisecond)
 		if len(n.seats) > 0 {
 			s := n.seats[w.rng.IntN(len(n.seats))]
+			w.still(s)
 			w.closed(s, "tick", w.guard(n, s, func() error { return s.p.Tick(context.Background()) }))
 		}
 	case k < 92:
@@ -571,12 +576,6 @@ func (w *world) step() {
 	case k < 96:
 		if len(n.seats) > 0 {
 			w.retry(n.seats[w.rng.IntN(len(n.seats))], w.rng.IntN(2) == 0)
-		}
-	case k < 97:
-		if len(n.seats) > 0 {
-			s := n.seats[w.rng.IntN(len(n.seats))]
-			w.count["snapshot"]++
-			w.closed(s, "snapshot", w.guard(n, s, func() error { return s.p.Snapshot(context.Background()) }))
 		}
 	case k < 98:
 		p := w.rng.IntN(len(w.programs))
@@ -658,11 +657,54 @@ func (w *world) cutHandOffs(program, input int) {
 	}
 }
 
-// damageSnapshot loses or damages one of the two snapshots that a partition has, never both.
+// snapshot moves a partition's snapshot on by some steps, and begins one if there is none.
+func (w *world) snapshot(s *seat) {
+	err := w.guard(s.node, s, func() error {
+		w.count["snapshot"]++
+		if s.p.snapshots.writing == nil {
+			w.still(s)
+			s.p.beginSnapshot()
+		}
+		for n := 1 + w.rng.IntN(20); n > 0 && s.p.snapshots.writing != nil; n-- {
+			if err := s.p.moveSnapshot(context.Background()); err != nil {
+				return err
+			}
+		}
+		w.say("node %d: %s has %d and %d as its snapshots", s.node.number, s.place.name, s.p.meta.SnapshotSequence, s.p.meta.SnapshotBeforeSequence)
+		return nil
+	})
+	w.closed(s, "snapshot", err)
+}
+
+// still plants a mutant's mistake before a snapshot may begin.
+func (w *world) still(s *seat) {
+	if w.mutant != nil && w.mutant.still && s.p.snapshots.changed != nil {
+		*s.p.snapshots.changed = changedKeys{}
+	}
+}
+
+// objectsOf names the objects that a partition's snapshot needs.
+func (w *world) objectsOf(p *Partition, name string) (names []string) {
+	names = []string{name}
+	o, err := openSnapshot(context.Background(), w.objects, name)
+	if err != nil || o.manifest == nil {
+		return names
+	}
+	for _, c := range o.manifest.Chunks {
+		names = append(names, chunkName(p.snapshotPrefix(), c))
+		if c.Sequence != o.manifest.Sequence {
+			w.count["chunk shared"]++
+		}
+	}
+	return names
+}
+
+// damageSnapshot loses or damages one of the two snapshots that a partition has, never both: an object that the other
+// one does not need.
 func (w *world) damageSnapshot() {
 	pl := w.places[w.rng.IntN(len(w.places))]
 	s := pl.owner
-	if s == nil || !s.opened || s.p.meta.Snapshot == "" || s.p.meta.SnapshotBefore == "" {
+	if s == nil || !s.opened || s.p.snapshots.writing != nil || s.p.meta.Snapshot == "" || s.p.meta.SnapshotBefore == "" {
 		return
 	}
 	ctx := context.Background()
@@ -675,14 +717,54 @@ func (w *world) damageSnapshot() {
 	if err := s.p.verifySnapshot(ctx, s.p.meta.SnapshotBefore); err != nil {
 		return
 	}
-	// Only the older one: the newest one is the older one soon, and then both would be gone.
-	w.count["snapshot damaged"]++
-	name := s.p.meta.SnapshotBefore
-	if w.rng.IntN(2) == 0 {
+	of, other := s.p.meta.SnapshotBefore, s.p.meta.Snapshot
+	newest := w.rng.IntN(2) == 0
+	if newest {
+		of, other = other, of
+	}
+	needed := w.objectsOf(s.p, other)
+	alone := slices.DeleteFunc(w.objectsOf(s.p, of), func(name string) bool { return slices.Contains(needed, name) })
+	name := alone[w.rng.IntN(len(alone))]
+	// Of the newest one an object goes: one that is there, but damaged, would be found only in its turn, and the next
+	// snapshot might share it.
+	if !newest && w.rng.IntN(2) == 0 {
+		w.count["snapshot damaged"]++
 		w.objects.Corrupt(name, w.rng.IntN(1000))
-	} else if err := w.objects.Delete(ctx, name); err != nil {
+		return
+	}
+	w.count["snapshot lost"]++
+	if newest {
+		w.count["newest snapshot lost"]++
+	}
+	if err := w.objects.Delete(ctx, name); err != nil {
 		panic(err)
 	}
+}
+
+// tidied lets every partition take two snapshots: then there is what these need, and nothing else.
+func (w *world) tidied() (errs []error) {
+	for _, pl := range w.places {
+		p := pl.owner.p
+		for range 2 {
+			if err := p.Snapshot(context.Background()); err != nil {
+				return append(errs, fmt.Errorf("%s: snapshot: %w", pl.name, err))
+			}
+		}
+		var want []string
+		for _, name := range []string{p.meta.Snapshot, p.meta.SnapshotBefore} {
+			if err := p.verifySnapshot(context.Background(), name); err != nil {
+				errs = append(errs, fmt.Errorf("%s: snapshot %s: %w", pl.name, name, err))
+			}
+			want = append(want, w.objectsOf(p, name)...)
+		}
+		slices.Sort(want)
+		want = slices.Compact(want)
+		got, err := w.objects.List(context.Background(), p.snapshotPrefix())
+		if err != nil || !slices.Equal(got, want) {
+			errs = append(errs, fmt.Errorf("%s: its objects are %q, %w; its two snapshots need %q", pl.name, got, err, want))
+		}
+	}
+	return errs
 }
 
 // settle lets everything run to its end, with all time that it needs.
@@ -806,8 +888,18 @@ func (w *world) run() error {
 	if w.err != nil {
 		return w.err
 	}
+	if errs := w.tidied(); len(errs) > 0 {
+		return errors.Join(errs...)
+	}
 	for _, n := range w.nodes { // what is there has to be there after a crash of everything, too
 		w.crash(n, "the end")
+		for _, pl := range w.places {
+			if w.seed%2 == 0 { // and after the loss of all stores
+				if err := w.store(n, pl.name).s.Clear(); err != nil {
+					return err
+				}
+			}
+		}
 	}
 	w.settle()
 	if w.err != nil {

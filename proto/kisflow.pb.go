@@ -149,12 +149,14 @@ type Record struct {
 	Outputs          []*Outputs   `protobuf:"bytes,10,rep,name=outputs,proto3" json:"outputs,omitempty"`                                            // in the order in which they leave
 	Settled          []*Settled   `protobuf:"bytes,11,rep,name=settled,proto3" json:"settled,omitempty"`                                            // how far earlier outputs are known to be stored
 	Snapshot         string       `protobuf:"bytes,12,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                                          // kind SNAPSHOT: the object's name
-	SnapshotSequence uint64       `protobuf:"varint,13,opt,name=snapshot_sequence,json=snapshotSequence,proto3" json:"snapshot_sequence,omitempty"` // kind SNAPSHOT: the log sequence that it holds
+	SnapshotSequence uint64       `protobuf:"varint,13,opt,name=snapshot_sequence,json=snapshotSequence,proto3" json:"snapshot_sequence,omitempty"` // kind SNAPSHOT: the log sequence that it holds; others: that of the newest one announced before
 	Owner            string       `protobuf:"bytes,14,opt,name=owner,proto3" json:"owner,omitempty"`                                                // kind EPOCH: who claims, for people to read
 	Hash             uint64       `protobuf:"fixed64,15,opt,name=hash,proto3" json:"hash,omitempty"`                                                // xxh64 of the record with this field zero: damage, and whose bytes these are
 	Rows             uint64       `protobuf:"varint,16,opt,name=rows,proto3" json:"rows,omitempty"`                                                 // rows handled, for people and figures
 	NewKeys          int64        `protobuf:"varint,17,opt,name=new_keys,json=newKeys,proto3" json:"new_keys,omitempty"`                            // keys that have a state now and had none, less those the other way round
 	Watermarks       []*Watermark `protobuf:"bytes,18,rep,name=watermarks,proto3" json:"watermarks,omitempty"`                                      // of the steps where it has moved
+	SnapshotEpoch    uint64       `protobuf:"varint,19,opt,name=snapshot_epoch,json=snapshotEpoch,proto3" json:"snapshot_epoch,omitempty"`          // with snapshot_sequence: of the ownership that wrote the snapshot
+	LogBytes         uint64       `protobuf:"varint,20,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`                         // kind SNAPSHOT: of the records between the snapshot's place and this record
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -313,6 +315,20 @@ func (x *Record) GetWatermarks() []*Watermark {
 		return x.Watermarks
 	}
 	return nil
+}
+
+func (x *Record) GetSnapshotEpoch() uint64 {
+	if x != nil {
+		return x.SnapshotEpoch
+	}
+	return 0
+}
+
+func (x *Record) GetLogBytes() uint64 {
+	if x != nil {
+		return x.LogBytes
+	}
+	return 0
 }
 
 // Position is how far a partition has read an input.
@@ -675,6 +691,7 @@ type Meta struct {
 	LogFirst               uint64                 `protobuf:"varint,18,opt,name=log_first,json=logFirst,proto3" json:"log_first,omitempty"`          // records below this log sequence may be cut
 	StateKeys              int64                  `protobuf:"varint,19,opt,name=state_keys,json=stateKeys,proto3" json:"state_keys,omitempty"`       // how many keys have a state
 	Watermarks             []*Watermark           `protobuf:"bytes,20,rep,name=watermarks,proto3" json:"watermarks,omitempty"`
+	SnapshotEpoch          uint64                 `protobuf:"varint,21,opt,name=snapshot_epoch,json=snapshotEpoch,proto3" json:"snapshot_epoch,omitempty"` // of the newest announced one
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
@@ -849,6 +866,184 @@ func (x *Meta) GetWatermarks() []*Watermark {
 	return nil
 }
 
+func (x *Meta) GetSnapshotEpoch() uint64 {
+	if x != nil {
+		return x.SnapshotEpoch
+	}
+	return 0
+}
+
+// Manifest is a snapshot: the state of one partition at one place of its log. It is an object of its own, with its
+// keys in chunks that it may share with other snapshots of the partition.
+type Manifest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Format        uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"` // of this message and of the chunks; 2
+	Partition     string                 `protobuf:"bytes,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`       // of the ownership that wrote it
+	Sequence      uint64                 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"` // of the log
+	Meta          []byte                 `protobuf:"bytes,5,opt,name=meta,proto3" json:"meta,omitempty"`          // Meta at that place
+	Chunks        []*Chunk               `protobuf:"bytes,6,rep,name=chunks,proto3" json:"chunks,omitempty"`      // in the order of their keys; between them they hold all keys but that of Meta
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Manifest) Reset() {
+	*x = Manifest{}
+	mi := &file_kisflow_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Manifest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Manifest) ProtoMessage() {}
+
+func (x *Manifest) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
+func (*Manifest) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Manifest) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *Manifest) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *Manifest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Manifest) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Manifest) GetMeta() []byte {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *Manifest) GetChunks() []*Chunk {
+	if x != nil {
+		return x.Chunks
+	}
+	return nil
+}
+
+// Chunk is an object with keys of a partition's store and their values, compressed.
+type Chunk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          []byte                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`    // it holds the keys from here on up to the next chunk's from
+	Hash          []byte                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`    // SHA-256 of what it holds
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the snapshot that was written first with it; with the hash they make its name
+	Sequence      uint64                 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`   // what it holds
+	Stored        uint64                 `protobuf:"varint,6,opt,name=stored,proto3" json:"stored,omitempty"` // the object
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Chunk) Reset() {
+	*x = Chunk{}
+	mi := &file_kisflow_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Chunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Chunk) ProtoMessage() {}
+
+func (x *Chunk) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
+func (*Chunk) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Chunk) GetFrom() []byte {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *Chunk) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *Chunk) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Chunk) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Chunk) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Chunk) GetStored() uint64 {
+	if x != nil {
+		return x.Stored
+	}
+	return 0
+}
+
 // Envelope carries rows from one partition to another, or from a Save to the flows that load it.
 type Envelope struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -871,7 +1066,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_kisflow_proto_msgTypes[7]
+	mi := &file_kisflow_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1078,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[7]
+	mi := &file_kisflow_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1091,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{7}
+	return file_kisflow_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Envelope) GetFormat() uint32 {
@@ -1007,7 +1202,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_kisflow_proto_msgTypes[8]
+	mi := &file_kisflow_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1214,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[8]
+	mi := &file_kisflow_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1227,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{8}
+	return file_kisflow_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Identity) GetStream() uint32 {
@@ -1116,7 +1311,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_kisflow_proto_msgTypes[9]
+	mi := &file_kisflow_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1323,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[9]
+	mi := &file_kisflow_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1336,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{9}
+	return file_kisflow_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeadLetter) GetStep() string {
@@ -1277,7 +1472,7 @@ type Pending struct {
 
 func (x *Pending) Reset() {
 	*x = Pending{}
-	mi := &file_kisflow_proto_msgTypes[10]
+	mi := &file_kisflow_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1484,7 @@ func (x *Pending) String() string {
 func (*Pending) ProtoMessage() {}
 
 func (x *Pending) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[10]
+	mi := &file_kisflow_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1497,7 @@ func (x *Pending) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pending.ProtoReflect.Descriptor instead.
 func (*Pending) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{10}
+	return file_kisflow_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Pending) GetRow() []byte {
@@ -1405,7 +1600,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_kisflow_proto_msgTypes[11]
+	mi := &file_kisflow_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1612,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[11]
+	mi := &file_kisflow_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1625,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{11}
+	return file_kisflow_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Value) GetState() []byte {
@@ -1495,7 +1690,7 @@ type Timer struct {
 
 func (x *Timer) Reset() {
 	*x = Timer{}
-	mi := &file_kisflow_proto_msgTypes[12]
+	mi := &file_kisflow_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1702,7 @@ func (x *Timer) String() string {
 func (*Timer) ProtoMessage() {}
 
 func (x *Timer) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[12]
+	mi := &file_kisflow_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1715,7 @@ func (x *Timer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timer.ProtoReflect.Descriptor instead.
 func (*Timer) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{12}
+	return file_kisflow_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Timer) GetName() string {
@@ -1575,7 +1770,7 @@ type ClusterMember struct {
 
 func (x *ClusterMember) Reset() {
 	*x = ClusterMember{}
-	mi := &file_kisflow_proto_msgTypes[13]
+	mi := &file_kisflow_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1782,7 @@ func (x *ClusterMember) String() string {
 func (*ClusterMember) ProtoMessage() {}
 
 func (x *ClusterMember) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[13]
+	mi := &file_kisflow_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1795,7 @@ func (x *ClusterMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMember.ProtoReflect.Descriptor instead.
 func (*ClusterMember) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{13}
+	return file_kisflow_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ClusterMember) GetFormat() uint32 {
@@ -1717,7 +1912,7 @@ type ClusterTable struct {
 
 func (x *ClusterTable) Reset() {
 	*x = ClusterTable{}
-	mi := &file_kisflow_proto_msgTypes[14]
+	mi := &file_kisflow_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +1924,7 @@ func (x *ClusterTable) String() string {
 func (*ClusterTable) ProtoMessage() {}
 
 func (x *ClusterTable) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[14]
+	mi := &file_kisflow_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +1937,7 @@ func (x *ClusterTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterTable.ProtoReflect.Descriptor instead.
 func (*ClusterTable) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{14}
+	return file_kisflow_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ClusterTable) GetFormat() uint32 {
@@ -1805,7 +2000,7 @@ type ClusterNode struct {
 
 func (x *ClusterNode) Reset() {
 	*x = ClusterNode{}
-	mi := &file_kisflow_proto_msgTypes[15]
+	mi := &file_kisflow_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +2012,7 @@ func (x *ClusterNode) String() string {
 func (*ClusterNode) ProtoMessage() {}
 
 func (x *ClusterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[15]
+	mi := &file_kisflow_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +2025,7 @@ func (x *ClusterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterNode.ProtoReflect.Descriptor instead.
 func (*ClusterNode) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{15}
+	return file_kisflow_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ClusterNode) GetName() string {
@@ -1861,7 +2056,7 @@ type ClusterGroup struct {
 
 func (x *ClusterGroup) Reset() {
 	*x = ClusterGroup{}
-	mi := &file_kisflow_proto_msgTypes[16]
+	mi := &file_kisflow_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2068,7 @@ func (x *ClusterGroup) String() string {
 func (*ClusterGroup) ProtoMessage() {}
 
 func (x *ClusterGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[16]
+	mi := &file_kisflow_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2081,7 @@ func (x *ClusterGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterGroup.ProtoReflect.Descriptor instead.
 func (*ClusterGroup) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{16}
+	return file_kisflow_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ClusterGroup) GetOwner() uint32 {
@@ -1938,7 +2133,7 @@ type ClusterLock struct {
 
 func (x *ClusterLock) Reset() {
 	*x = ClusterLock{}
-	mi := &file_kisflow_proto_msgTypes[17]
+	mi := &file_kisflow_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2145,7 @@ func (x *ClusterLock) String() string {
 func (*ClusterLock) ProtoMessage() {}
 
 func (x *ClusterLock) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[17]
+	mi := &file_kisflow_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2158,7 @@ func (x *ClusterLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterLock.ProtoReflect.Descriptor instead.
 func (*ClusterLock) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{17}
+	return file_kisflow_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ClusterLock) GetFormat() uint32 {
@@ -2019,7 +2214,7 @@ type ClusterCall struct {
 
 func (x *ClusterCall) Reset() {
 	*x = ClusterCall{}
-	mi := &file_kisflow_proto_msgTypes[18]
+	mi := &file_kisflow_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2031,7 +2226,7 @@ func (x *ClusterCall) String() string {
 func (*ClusterCall) ProtoMessage() {}
 
 func (x *ClusterCall) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[18]
+	mi := &file_kisflow_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2044,7 +2239,7 @@ func (x *ClusterCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterCall.ProtoReflect.Descriptor instead.
 func (*ClusterCall) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{18}
+	return file_kisflow_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ClusterCall) GetFrom() string {
@@ -2123,7 +2318,7 @@ type ClusterAnswer struct {
 
 func (x *ClusterAnswer) Reset() {
 	*x = ClusterAnswer{}
-	mi := &file_kisflow_proto_msgTypes[19]
+	mi := &file_kisflow_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2330,7 @@ func (x *ClusterAnswer) String() string {
 func (*ClusterAnswer) ProtoMessage() {}
 
 func (x *ClusterAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[19]
+	mi := &file_kisflow_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2343,7 @@ func (x *ClusterAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterAnswer.ProtoReflect.Descriptor instead.
 func (*ClusterAnswer) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{19}
+	return file_kisflow_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ClusterAnswer) GetBody() []byte {
@@ -2183,7 +2378,7 @@ var File_kisflow_proto protoreflect.FileDescriptor
 
 const file_kisflow_proto_rawDesc = "" +
 	"\n" +
-	"\rkisflow.proto\x12\akisflow\"\xac\x04\n" +
+	"\rkisflow.proto\x12\akisflow\"\xf0\x04\n" +
 	"\x06Record\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -2205,7 +2400,9 @@ const file_kisflow_proto_rawDesc = "" +
 	"\bnew_keys\x18\x11 \x01(\x03R\anewKeys\x122\n" +
 	"\n" +
 	"watermarks\x18\x12 \x03(\v2\x12.kisflow.WatermarkR\n" +
-	"watermarks\"\x95\x01\n" +
+	"watermarks\x12%\n" +
+	"\x0esnapshot_epoch\x18\x13 \x01(\x04R\rsnapshotEpoch\x12\x1b\n" +
+	"\tlog_bytes\x18\x14 \x01(\x04R\blogBytes\"\x95\x01\n" +
 	"\bPosition\x12\x14\n" +
 	"\x05input\x18\x01 \x01(\tR\x05input\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\x03R\acreated\x12\x1a\n" +
@@ -2233,7 +2430,7 @@ const file_kisflow_proto_rawDesc = "" +
 	"\aSettled\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1a\n" +
-	"\bsequence\x18\x03 \x01(\x04R\bsequence\"\xb9\x05\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\"\xe0\x05\n" +
 	"\x04Meta\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\tR\tpartition\x12\x1a\n" +
@@ -2258,7 +2455,22 @@ const file_kisflow_proto_rawDesc = "" +
 	"state_keys\x18\x13 \x01(\x03R\tstateKeys\x122\n" +
 	"\n" +
 	"watermarks\x18\x14 \x03(\v2\x12.kisflow.WatermarkR\n" +
-	"watermarks\"\x8b\x03\n" +
+	"watermarks\x12%\n" +
+	"\x0esnapshot_epoch\x18\x15 \x01(\x04R\rsnapshotEpoch\"\xae\x01\n" +
+	"\bManifest\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\tR\tpartition\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bsequence\x18\x04 \x01(\x04R\bsequence\x12\x12\n" +
+	"\x04meta\x18\x05 \x01(\fR\x04meta\x12&\n" +
+	"\x06chunks\x18\x06 \x03(\v2\x0e.kisflow.ChunkR\x06chunks\"\x8f\x01\n" +
+	"\x05Chunk\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\fR\x04from\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bsequence\x18\x04 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06stored\x18\x06 \x01(\x04R\x06stored\"\x8b\x03\n" +
 	"\bEnvelope\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x16\n" +
 	"\x06sender\x18\x02 \x01(\tR\x06sender\x12\x16\n" +
@@ -2418,7 +2630,7 @@ func file_kisflow_proto_rawDescGZIP() []byte {
 }
 
 var file_kisflow_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kisflow_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_kisflow_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_kisflow_proto_goTypes = []any{
 	(Kind)(0),             // 0: kisflow.Kind
 	(Control)(0),          // 1: kisflow.Control
@@ -2429,19 +2641,21 @@ var file_kisflow_proto_goTypes = []any{
 	(*Outputs)(nil),       // 6: kisflow.Outputs
 	(*Settled)(nil),       // 7: kisflow.Settled
 	(*Meta)(nil),          // 8: kisflow.Meta
-	(*Envelope)(nil),      // 9: kisflow.Envelope
-	(*Identity)(nil),      // 10: kisflow.Identity
-	(*DeadLetter)(nil),    // 11: kisflow.DeadLetter
-	(*Pending)(nil),       // 12: kisflow.Pending
-	(*Value)(nil),         // 13: kisflow.Value
-	(*Timer)(nil),         // 14: kisflow.Timer
-	(*ClusterMember)(nil), // 15: kisflow.ClusterMember
-	(*ClusterTable)(nil),  // 16: kisflow.ClusterTable
-	(*ClusterNode)(nil),   // 17: kisflow.ClusterNode
-	(*ClusterGroup)(nil),  // 18: kisflow.ClusterGroup
-	(*ClusterLock)(nil),   // 19: kisflow.ClusterLock
-	(*ClusterCall)(nil),   // 20: kisflow.ClusterCall
-	(*ClusterAnswer)(nil), // 21: kisflow.ClusterAnswer
+	(*Manifest)(nil),      // 9: kisflow.Manifest
+	(*Chunk)(nil),         // 10: kisflow.Chunk
+	(*Envelope)(nil),      // 11: kisflow.Envelope
+	(*Identity)(nil),      // 12: kisflow.Identity
+	(*DeadLetter)(nil),    // 13: kisflow.DeadLetter
+	(*Pending)(nil),       // 14: kisflow.Pending
+	(*Value)(nil),         // 15: kisflow.Value
+	(*Timer)(nil),         // 16: kisflow.Timer
+	(*ClusterMember)(nil), // 17: kisflow.ClusterMember
+	(*ClusterTable)(nil),  // 18: kisflow.ClusterTable
+	(*ClusterNode)(nil),   // 19: kisflow.ClusterNode
+	(*ClusterGroup)(nil),  // 20: kisflow.ClusterGroup
+	(*ClusterLock)(nil),   // 21: kisflow.ClusterLock
+	(*ClusterCall)(nil),   // 22: kisflow.ClusterCall
+	(*ClusterAnswer)(nil), // 23: kisflow.ClusterAnswer
 }
 var file_kisflow_proto_depIdxs = []int32{
 	0,  // 0: kisflow.Record.kind:type_name -> kisflow.Kind
@@ -2455,17 +2669,18 @@ var file_kisflow_proto_depIdxs = []int32{
 	7,  // 8: kisflow.Meta.settled:type_name -> kisflow.Settled
 	7,  // 9: kisflow.Meta.written:type_name -> kisflow.Settled
 	5,  // 10: kisflow.Meta.watermarks:type_name -> kisflow.Watermark
-	1,  // 11: kisflow.Envelope.control:type_name -> kisflow.Control
-	10, // 12: kisflow.Envelope.identities:type_name -> kisflow.Identity
-	5,  // 13: kisflow.Envelope.watermarks:type_name -> kisflow.Watermark
-	14, // 14: kisflow.Value.timers:type_name -> kisflow.Timer
-	17, // 15: kisflow.ClusterTable.nodes:type_name -> kisflow.ClusterNode
-	18, // 16: kisflow.ClusterTable.groups:type_name -> kisflow.ClusterGroup
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	10, // 11: kisflow.Manifest.chunks:type_name -> kisflow.Chunk
+	1,  // 12: kisflow.Envelope.control:type_name -> kisflow.Control
+	12, // 13: kisflow.Envelope.identities:type_name -> kisflow.Identity
+	5,  // 14: kisflow.Envelope.watermarks:type_name -> kisflow.Watermark
+	16, // 15: kisflow.Value.timers:type_name -> kisflow.Timer
+	19, // 16: kisflow.ClusterTable.nodes:type_name -> kisflow.ClusterNode
+	20, // 17: kisflow.ClusterTable.groups:type_name -> kisflow.ClusterGroup
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_kisflow_proto_init() }
@@ -2479,7 +2694,7 @@ func file_kisflow_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kisflow_proto_rawDesc), len(file_kisflow_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

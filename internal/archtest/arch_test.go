@@ -66,7 +66,7 @@ var forTests = map[string][]string{
 // simulation runs them, and a seed must repeat a run.
 var core = []string{
 	"actors/apply.go", "actors/instance.go", "actors/keys.go", "actors/outbox.go", "actors/partition*.go", "actors/pending.go",
-	"actors/plan.go", "actors/query.go", "actors/recover.go", "actors/settle.go", "actors/snapshot.go",
+	"actors/plan.go", "actors/query.go", "actors/recover.go", "actors/settle.go", "actors/snapshot*.go",
 	"actors/eventtime.go", "actors/watermark.go", "actors/timers.go", "actors/many.go", "actors/passes.go", "actors/trial.go",
 	"functions/*.go", "kis/*.go",
 }
