@@ -9,12 +9,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -85,6 +87,9 @@ func FreeAddress(t testing.TB) string {
 
 // process is one program that may be started many times.
 type process struct {
+	Prefix []string  // of the command, as ip netns exec NAME: a program that becomes the one that it is told
+	Output io.Writer // what the program writes goes there as well, from all its starts; may be nil
+
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when cmd has ended
 	err    error         // of its end; read it after exited
@@ -92,8 +97,14 @@ type process struct {
 }
 
 func (p *process) start(path string, args ...string) error {
-	p.cmd = exec.Command(path, args...)
-	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	all := append(append(slices.Clone(p.Prefix), path), args...)
+	p.cmd = exec.Command(all[0], all[1:]...)
+	dieWithParent(p.cmd)
+	var output io.Writer = &p.log
+	if p.Output != nil {
+		output = io.MultiWriter(&p.log, p.Output)
+	}
+	p.cmd.Stdout, p.cmd.Stderr = output, output
 	p.log.reset()
 	if err := p.cmd.Start(); err != nil {
 		p.cmd = nil
@@ -296,6 +307,7 @@ type Server struct {
 	Dir    string
 	Bin    string
 	Listen string
+	Config string // further lines of its config file
 }
 
 // NewServer makes a server that is not started yet. It is killed when the test ends.
@@ -309,23 +321,31 @@ func NewServer(t testing.TB, bin, dir string) *Server {
 // URL is where clients connect.
 func (s *Server) URL() string { return "nats://" + s.Listen }
 
-// Start starts the server and waits until it takes connections.
-func (s *Server) Start() error {
+// Launch starts the process and does not wait.
+func (s *Server) Launch() error {
 	config := filepath.Join(s.Dir, "nats.conf")
-	text := fmt.Sprintf("listen: %q\nmax_payload: 8MB\njetstream {\n  store_dir: %q\n}\n", s.Listen, filepath.Join(s.Dir, "nats"))
+	text := fmt.Sprintf("listen: %q\nmax_payload: 8MB\njetstream {\n  store_dir: %q\n}\n%s", s.Listen, filepath.Join(s.Dir, "nats"), s.Config)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return err
 	}
-	if err := s.start(filepath.Join(s.Bin, "nats-server"), "-c", config); err != nil {
+	return s.start(filepath.Join(s.Bin, "nats-server"), "-c", config)
+}
+
+// Start starts the server and waits until it takes connections.
+func (s *Server) Start() error {
+	if err := s.Launch(); err != nil {
 		return err
 	}
-	return s.await(readyLimit, func() error {
-		nc, err := nats.Connect(s.URL())
-		if err == nil {
-			nc.Close()
-		}
-		return err
-	})
+	return s.await(readyLimit, s.Ready)
+}
+
+// Ready asks once whether it takes connections.
+func (s *Server) Ready() error {
+	nc, err := nats.Connect(s.URL())
+	if err == nil {
+		nc.Close()
+	}
+	return err
 }
 
 // Log keeps the end of what a process writes. It is safe for use by many goroutines.
