@@ -3,6 +3,7 @@ package rig
 import (
 	"fmt"
 	"net"
+	"sync"
 	"testing"
 	"time"
 )
@@ -13,6 +14,9 @@ type Network struct {
 	bridge  string
 	subnet  string // three of the four numbers of an address
 	missing error  // why there are no namespaces; nil: there are
+
+	mu   sync.Mutex
+	cuts map[[2]*Place]int // how often each is cut, from the first to the second
 }
 
 // Place is where a node is in a network.
@@ -56,21 +60,36 @@ func (n *Network) Place(t testing.TB, name string, number int) *Place {
 }
 
 // Cut loses everything that p sends to others from now on; what they send still arrives. Both directions are cut by
-// cutting on both sides. Cutting twice is cutting once.
-func (p *Place) Cut(others ...*Place) error { return p.each(others, p.cut) }
+// cutting on both sides. A link that is cut twice has to be healed twice.
+func (p *Place) Cut(others ...*Place) error { return p.each(others, 1) }
 
 // Heal ends Cut.
-func (p *Place) Heal(others ...*Place) error { return p.each(others, p.heal) }
+func (p *Place) Heal(others ...*Place) error { return p.each(others, -1) }
 
-func (p *Place) each(others []*Place, f func(*Place) error) error {
+func (p *Place) each(others []*Place, by int) error {
 	if p.net.missing != nil {
 		return p.net.missing
 	}
+	p.net.mu.Lock()
+	defer p.net.mu.Unlock()
 	for _, o := range others {
 		if o == p {
 			continue
 		}
-		if err := f(o); err != nil {
+		link := [2]*Place{p, o}
+		before := p.net.cuts[link]
+		if before+by < 0 {
+			continue // it is whole
+		}
+		p.net.cuts[link] = before + by
+		var err error
+		switch {
+		case before == 0:
+			err = p.cut(o)
+		case before+by == 0:
+			err = p.heal(o)
+		}
+		if err != nil {
 			return fmt.Errorf("link from %s to %s: %w", p.Name, o.Name, err)
 		}
 	}

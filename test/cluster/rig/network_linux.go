@@ -49,7 +49,7 @@ func openNamespaces(t testing.TB) (*Network, error) {
 	networks.n++
 	number := networks.n
 	networks.Unlock()
-	n := &Network{tag: fmt.Sprintf("%s%d-%d", prefix, os.Getpid(), number)}
+	n := &Network{tag: fmt.Sprintf("%s%d-%d", prefix, os.Getpid(), number), cuts: make(map[[2]*Place]int)}
 	n.bridge = fmt.Sprintf("kr%db%d", os.Getpid(), number)
 	if err := ip("link", "add", n.bridge, "type", "bridge"); err != nil {
 		return nil, err

@@ -177,6 +177,13 @@ func (n *Node) UseBinaries(folder string) {
 	n.node.Bin = folder
 }
 
+// Binaries is the folder of those that a node runs.
+func (n *Node) Binaries() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.node.Bin
+}
+
 // Machines are all nodes and servers.
 func (r *Rig) Machines() []*Machine {
 	var all []*Machine
