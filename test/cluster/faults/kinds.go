@@ -43,6 +43,9 @@ func clustered(w *World) error {
 	if len(w.Rig.JetStream()) < 2 {
 		return errors.New("JetStream is one server")
 	}
+	if leaders, err := w.leaders(); err == nil && len(leaders) == 0 {
+		return errors.New("no stream has more than one copy")
+	}
 	return nil
 }
 
@@ -129,12 +132,12 @@ func killTwo(f *Fault) error {
 	return f.back(ms...)
 }
 
-// streams are those with more than one copy, and who leads them.
-func (f *Fault) streams() (map[string]string, error) {
+// leaders are those of the streams with more than one copy.
+func (w *World) leaders() (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	leaders := make(map[string]string)
-	list := f.Stream.ListStreams(ctx)
+	list := w.Stream.ListStreams(ctx)
 	for s := range list.Info() {
 		if s.Cluster != nil && s.Cluster.Leader != "" && s.Config.Replicas > 1 {
 			leaders[s.Config.Name] = s.Cluster.Leader
@@ -161,7 +164,7 @@ func (f *Fault) leader(stream string) (string, error) {
 func (f *Fault) anyStream() (stream string, leader *rig.Machine, err error) {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		var leaders map[string]string
-		if leaders, err = f.streams(); err != nil {
+		if leaders, err = f.leaders(); err != nil {
 			continue
 		}
 		var names []string

@@ -3,12 +3,10 @@ package ledger
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/url"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -69,15 +67,15 @@ func Observe(ctx context.Context, js jetstream.JetStream, get API) (*Observation
 func read(ctx context.Context, js jetstream.JetStream, subject string) ([]Stored, error) {
 	name, err := js.StreamNameBySubject(ctx, subject)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("find the stream: %w", err)
 	}
 	stream, err := js.Stream(ctx, name)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}
 	left := uint64(0) // messages
 	for _, n := range info.State.Subjects {
@@ -88,30 +86,24 @@ func read(ctx context.Context, js jetstream.JetStream, subject string) ([]Stored
 	}
 	c, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("consumer of stream %s: %w", name, err)
 	}
+	messages, err := c.Messages() // one consumer for all: fetching makes one each time
+	if err != nil {
+		return nil, fmt.Errorf("consumer of stream %s: %w", name, err)
+	}
+	defer messages.Stop()
 	var all []Stored
 	for uint64(len(all)) < left {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("%d of %d messages: %w", len(all), left, err)
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return nil, fmt.Errorf("read stream %s behind %d of %d messages: %w", name, len(all), left, err)
 		}
-		batch, err := c.Fetch(1000, jetstream.FetchMaxWait(time.Second))
+		meta, err := m.Metadata()
 		if err != nil {
 			return nil, err
 		}
-		for m := range batch.Messages() {
-			meta, err := m.Metadata()
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, Stored{meta.Sequence.Stream, m.Headers().Get(jetstream.MsgIDHeader), meta.Timestamp, m.Data()})
-			if uint64(len(all)) == left {
-				break
-			}
-		}
-		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
-			return nil, err
-		}
+		all = append(all, Stored{meta.Sequence.Stream, m.Headers().Get(jetstream.MsgIDHeader), meta.Timestamp, m.Data()})
 	}
 	return all, nil
 }
