@@ -13,7 +13,7 @@ import (
 // sound makes messages, and what sound flows make of them.
 func sound(t *testing.T) (map[string]*Message, *Observation) {
 	t.Helper()
-	b := &Books{opt: Options{Seed: 1, Keys: 40}.withDefaults()}
+	b := &Books{opt: Options{Seed: 1, Keys: 20}.withDefaults()}
 	messages := make(map[string]*Message)
 	o := &Observation{States: make(map[string][]State), DeadLetters: make(map[string][]string)}
 	at := time.Now()
@@ -21,7 +21,7 @@ func sound(t *testing.T) (map[string]*Message, *Observation) {
 		l := &lane{books: b, number: i, random: rand.New(rand.NewPCG(7, uint64(i)))}
 		b.lanes = append(b.lanes, l)
 	}
-	for n := range 400 {
+	for n := range 160 {
 		l := b.lanes[n%lanes]
 		m := l.next()
 		l.messages = append(l.messages, m)

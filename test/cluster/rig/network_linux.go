@@ -45,12 +45,11 @@ func openNamespaces(t testing.TB) (*Network, error) {
 		return nil, errors.New("the ip command is missing (Debian's package is iproute2)")
 	}
 	sweeping.Do(sweep)
-	networks.Lock()
+	networks.Lock() // until the subnet is taken
+	defer networks.Unlock()
 	networks.n++
-	number := networks.n
-	networks.Unlock()
-	n := &Network{tag: fmt.Sprintf("%s%d-%d", prefix, os.Getpid(), number), cuts: make(map[[2]*Place]int)}
-	n.bridge = fmt.Sprintf("kr%db%d", os.Getpid(), number)
+	n := &Network{tag: fmt.Sprintf("%s%d-%d", prefix, os.Getpid(), networks.n), cuts: make(map[[2]*Place]int)}
+	n.bridge = fmt.Sprintf("kr%db%d", os.Getpid(), networks.n)
 	if err := ip("link", "add", n.bridge, "type", "bridge"); err != nil {
 		return nil, err
 	}
