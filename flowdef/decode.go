@@ -770,12 +770,43 @@ func (d *decoder) global(root *node) *Global {
 		LogLevel:         o.word("log_level", "info", "debug", "info", "warn", "error"),
 		StateCache:       o.size("state_cache", 256<<20),
 	}
+	g.Cluster, g.Security = o.cluster(), o.security()
 	if n := o.get("flows"); n != nil && n.kind == scalarNode {
 		g.Flows = []string{n.text}
 	} else {
 		g.Flows = o.strs("flows")
 	}
 	return g
+}
+
+func (o *object) cluster() *Cluster {
+	c := o.child("cluster")
+	if c == nil {
+		return nil
+	}
+	c.required("name", "the same at all nodes of the cluster")
+	out := &Cluster{
+		Pos: c.n.pos, Name: c.str("name"), Node: c.str("node"), Listen: c.address("listen", ""), Advertise: c.address("advertise", ""),
+		Join: c.strs("join"), ActorsListen: c.address("actors_listen", ""), ActorsAdvertise: c.address("actors_advertise", ""),
+		Lease: c.duration("lease", 0), Standbys: -1, Replicas: int(c.integer("replicas", 5)),
+	}
+	if c.get("standbys") != nil {
+		out.Standbys = int(c.integer("standbys", 2))
+	}
+	return out
+}
+
+func (o *object) security() *Security {
+	s := o.child("security")
+	if s == nil {
+		return nil
+	}
+	out := &Security{Pos: s.n.pos, Cert: s.str("cert"), Key: s.str("key"), CA: s.str("ca"), User: s.str("user")}
+	password := s.text("password")
+	if out.Password = password.Value; out.Password != "" && !(strings.HasPrefix(out.Password, "${") && strings.HasSuffix(out.Password, "}")) {
+		o.d.report(password.Pos, codeValue, "password is a secret and stands here in the open", "write ${ENV:NAME} or ${file:PATH}")
+	}
+	return out
 }
 
 // address returns host:port.

@@ -190,6 +190,23 @@ var keys = []Key{
 	{Kind: "global", Path: "log_format", Type: "text or json", Default: "text", Doc: "How log lines are written."},
 	{Kind: "global", Path: "log_level", Type: "debug, info, warn or error", Default: "info", Doc: "The least level that is logged."},
 	{Kind: "global", Path: "state_cache", Type: typeSize, Default: "256MiB", Doc: "Key state that is kept in memory."},
+	{Kind: "global", Path: "cluster", Type: typeMapping, Default: "the node is alone", Doc: "Makes the node one of a cluster."},
+	{Kind: "global", Path: "cluster.name", Type: typeText, Doc: "The cluster's name: letters, digits, - and _. Required."},
+	{Kind: "global", Path: "cluster.node", Type: typeText, Doc: "This node's name in it, the same at every start. Required, here or as --node."},
+	{Kind: "global", Path: "cluster.listen", Type: typeText, Doc: "Address of the embedded NATS for those of the other nodes."},
+	{Kind: "global", Path: "cluster.advertise", Type: typeText, Default: "cluster.listen", Doc: "Where they reach it."},
+	{Kind: "global", Path: "cluster.join", Type: typeTexts, Doc: "Those addresses of the one, three or five nodes that JetStream runs on; the same at all nodes."},
+	{Kind: "global", Path: "cluster.actors_listen", Type: typeText, Default: "the host of cluster.listen, a free port", Doc: "Address for calls of other nodes."},
+	{Kind: "global", Path: "cluster.actors_advertise", Type: typeText, Default: "cluster.actors_listen", Doc: "Where they reach it."},
+	{Kind: "global", Path: "cluster.lease", Type: typeDuration, Default: "2s", Doc: "How long a node may be silent before others take its partitions over."},
+	{Kind: "global", Path: "cluster.standbys", Type: typeInt, Default: "1", Doc: "How many nodes keep a warm copy of each partition beside its owner: 0 to 2."},
+	{Kind: "global", Path: "cluster.replicas", Type: typeInt, Default: "3 where JetStream runs on as many nodes, else 1", Doc: "Replicas of every stream."},
+	{Kind: "global", Path: "security", Type: typeMapping, Default: "plain text, on loopback only", Doc: "Certificates and the user, for NATS, between its servers, and for calls between nodes."},
+	{Kind: "global", Path: "security.cert", Type: typeText, Doc: "File of this node's certificate, in PEM."},
+	{Kind: "global", Path: "security.key", Type: typeText, Doc: "File of its key."},
+	{Kind: "global", Path: "security.ca", Type: typeText, Doc: "File of the certificates that those of the others are signed by."},
+	{Kind: "global", Path: "security.user", Type: typeText, Doc: "The user that nodes and other clients of NATS present."},
+	{Kind: "global", Path: "security.password", Type: typeText, Doc: "Its password, as `${ENV:NAME}` or `${file:PATH}`."},
 }
 
 // testKeys are the keys of files with tests.

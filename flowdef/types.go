@@ -210,4 +210,27 @@ type Global struct {
 	LogFormat  string // text (default) or json
 	LogLevel   string // debug, info (default), warn, error
 	StateCache int64  // bytes of key state kept in memory; default 256 MiB
+
+	Cluster  *Cluster  // nil: the node is alone
+	Security *Security // nil: plain text and no users, for loopback only
+}
+
+// Cluster are the settings of a node of a cluster.
+type Cluster struct {
+	Pos                           Pos
+	Name                          string // the cluster's
+	Node                          string // this node's
+	Listen, Advertise             string // of the embedded NATS, for those of the other nodes
+	Join                          []string
+	ActorsListen, ActorsAdvertise string // for calls of other nodes
+	Lease                         time.Duration
+	Standbys                      int // -1: not said
+	Replicas                      int
+}
+
+// Security are certificates and the user of a node, for NATS and for calls between nodes.
+type Security struct {
+	Pos            Pos
+	Cert, Key, CA  string // files in PEM
+	User, Password string // the password by ${ENV:NAME} or ${file:PATH} only
 }

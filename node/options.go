@@ -47,6 +47,12 @@ type Options struct {
 	Standbys         int           // nodes that keep a warm copy of a partition beside its owner; 0 to 2; default 1, and NoStandbys for 0
 	Replicas         int           // of every stream; default 3 where JetStream runs on as many nodes, else 1
 
+	// Certificates and the user, for NATS, between its servers, and for calls between nodes. Without them only loopback is
+	// listened on.
+	Cert, Key, CA string // files in PEM
+	User          string
+	Password      string // ${ENV:NAME} or ${file:PATH}
+
 	PrometheusEnable bool
 	PrometheusListen bool
 	PrometheusServe  string // address of the metrics' own listener
@@ -203,6 +209,35 @@ func (o Options) under(g *flowdef.Global) Options {
 		o.StateCache = g.StateCache
 	}
 	o.PrometheusEnable = o.PrometheusEnable || g.PrometheusEnable
+	if c := g.Cluster; c != nil {
+		set(&o.ClusterName, c.Name)
+		set(&o.NodeName, c.Node)
+		set(&o.ClusterListen, c.Listen)
+		set(&o.ClusterAdvertise, c.Advertise)
+		set(&o.ActorsListen, c.ActorsListen)
+		set(&o.ActorsAdvertise, c.ActorsAdvertise)
+		if len(o.Join) == 0 {
+			o.Join = c.Join
+		}
+		if o.Lease == 0 {
+			o.Lease = c.Lease
+		}
+		if o.Replicas == 0 {
+			o.Replicas = c.Replicas
+		}
+		if o.Standbys == 0 && c.Standbys == 0 {
+			o.Standbys = NoStandbys
+		} else if o.Standbys == 0 {
+			o.Standbys = max(0, c.Standbys)
+		}
+	}
+	if s := g.Security; s != nil {
+		set(&o.Cert, s.Cert)
+		set(&o.Key, s.Key)
+		set(&o.CA, s.CA)
+		set(&o.User, s.User)
+		set(&o.Password, s.Password)
+	}
 	return o
 }
 
@@ -235,7 +270,7 @@ func command(worker string, functions []kis.Function, connectors ...kis.Connecto
 		SilenceUsage:  true,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o := o
-			if o.Standbys == 0 {
+			if c.Flags().Changed("standbys") && o.Standbys == 0 {
 				o.Standbys = NoStandbys
 			}
 			if config != "" {
@@ -272,8 +307,13 @@ func command(worker string, functions []kis.Function, connectors ...kis.Connecto
 	f.StringVar(&o.ActorsListen, "actors-listen", "", "address for calls of other nodes (default: the host of --cluster-listen, a free port)")
 	f.StringVar(&o.ActorsAdvertise, "actors-advertise", "", "where they reach it (default --actors-listen)")
 	f.DurationVar(&o.Lease, "lease", 0, "how long a node may be silent before others take its partitions over (default 2s)")
-	f.IntVar(&o.Standbys, "standbys", 1, "how many nodes keep a warm copy of each partition: 0 to 2")
+	f.IntVar(&o.Standbys, "standbys", 0, "how many nodes keep a warm copy of each partition: 0 to 2 (default 1)")
 	f.IntVar(&o.Replicas, "replicas", 0, "replicas of every stream (default 3 where JetStream runs on as many nodes, else 1)")
+	f.StringVar(&o.Cert, "cert", "", "file of this node's certificate, for NATS and for calls between nodes")
+	f.StringVar(&o.Key, "key", "", "file of its key")
+	f.StringVar(&o.CA, "ca", "", "file of the certificates that those of the others are signed by")
+	f.StringVar(&o.User, "user", "", "user that nodes and other clients of NATS present")
+	f.StringVar(&o.Password, "password", "", "its password, as ${ENV:NAME} or ${file:PATH}")
 	f.StringVar(&o.DebugListen, "debug-listen", "", "address that serves Go's profiles (net/http/pprof); default: none")
 	f.StringVar(&o.PrometheusServe, "prometheus-serve", "", "own address for the metrics; implies prometheus_listen")
 	return c
