@@ -49,10 +49,11 @@ bench-model: ## Print what timers, windows and functions cost, and then the figu
 soak: build ## Kill the node 1,000 times, and run 20 times the seeds of the simulation: hours.
 	KISFLOW_SOAK=1 $(GO) test -count=1 -timeout 12h -json $(TESTFLAGS) ./actors/... ./test/... | $(GO) run ./internal/testreport
 
-lint: $(TOOLS)/staticcheck ## Check format, go vet and staticcheck.
+lint: $(TOOLS)/staticcheck ## Check format, go vet and staticcheck, and the Kubernetes manifests.
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not formatted (make format):"; echo "$$bad"; exit 1; fi
 	$(GO) vet $(PACKAGES)
 	$(TOOLS)/staticcheck $(PACKAGES)
+	cd internal/tools && $(GO) run ./manifests $(CURDIR)/docs/guide/deploy/kubernetes.yaml
 
 format: ## Format all Go files.
 	gofmt -w .
