@@ -193,8 +193,7 @@ func (q question[Q, A]) ask(ctx context.Context, r *Running, stage string, numbe
 		if err == nil {
 			return a, nil
 		}
-		// Asked again it may be answered by whoever has it now.
-		if moved := errors.Is(err, errLeft) || errors.Is(err, ErrElsewhere) || !q.command && errors.Is(err, ErrFenced); !moved {
+		if !moved(err) {
 			return out, err
 		}
 	}
@@ -240,13 +239,18 @@ func (s *System) Answer(ctx context.Context, id PartitionID, question string, bo
 		a, err = f(r.ctx, p, body)
 		return err
 	})
-	if errors.Is(err, errLeft) {
-		err = fmt.Errorf("%w: %s", ErrElsewhere, id)
+	if moved(err) {
+		err = fmt.Errorf("%w: %w", ErrElsewhere, err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return a, nil
+}
+
+// moved tells whether whoever has the partition now may answer: nothing was done here.
+func moved(err error) bool {
+	return errors.Is(err, errLeft) || errors.Is(err, ErrElsewhere) || errors.Is(err, ErrFenced)
 }
 
 // errorCodes are the errors that another node has to tell apart.
