@@ -333,6 +333,29 @@ func TestReaderMendsAGap(t *testing.T) {
 	}
 }
 
+func TestReaderKeepsItsConsumer(t *testing.T) {
+	_, s, _ := through(t, StreamsOptions{PullMessages: 100})
+	if _, err := s.Publish(t.Context(), "S", numbered(5000)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Read(t.Context(), "S", transport.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	first := r.(*reader).run.name
+	for n := 0; n < 5000; { // fifty requests that the server ends, because they have got as many messages as they asked for
+		ms, err := r.Next(t.Context(), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += len(ms)
+	}
+	if r.(*reader).run.name != first {
+		t.Error("the reader left a consumer that was in order")
+	}
+}
+
 func TestReaderAsksOnlyForWhatFits(t *testing.T) {
 	s := embed(t, Options{MaxPayload: 64 << 10})
 	defer s.Shutdown()

@@ -250,7 +250,7 @@ func (r *reader) handle(u *run, m *nats.Msg) {
 func (r *reader) status(u *run, m *nats.Msg) {
 	switch code, text := m.Header.Get("Status"), m.Header.Get("Description"); {
 	case code == "100": // a heartbeat
-	case code == "408", code == "409" && strings.Contains(text, "MaxBytes"): // the request is over
+	case code == "408", code == "409" && (strings.Contains(text, "MaxBytes") || text == "Batch Completed"): // the request is over
 		n, err := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
 		if err != nil {
 			r.loseLocked("a pull request ended: " + text)
