@@ -61,7 +61,7 @@ type fleet struct {
 func newFleet(t *testing.T, names ...string) *fleet {
 	t.Helper()
 	f := &fleet{t: t, dir: t.TempDir(), network: &cluster.Network{}, nodes: make(map[string]*Node)}
-	server, err := nats.Embed(nats.Options{Dir: filepath.Join(f.dir, "nats"), Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)})
+	server, err := nats.Embed(t.Context(), nats.Options{Dir: filepath.Join(f.dir, "nats"), Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

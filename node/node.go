@@ -297,7 +297,7 @@ func (n *Node) connect(ctx context.Context) (err error) {
 	power := n.opt.Durability == "power"
 	o := nats.ConnectOptions{URL: n.opt.NATS, Name: "kisnode", Log: n.log}
 	if n.opt.NATS == "" {
-		n.server, err = nats.Embed(nats.Options{Dir: filepath.Join(n.opt.Data, "nats"), Listen: n.opt.NATSListen, SyncAlways: power, Log: n.log.With("part", "nats")})
+		n.server, err = nats.Embed(ctx, nats.Options{Dir: filepath.Join(n.opt.Data, "nats"), Listen: n.opt.NATSListen, SyncAlways: power, Log: n.log.With("part", "nats")})
 		if err != nil {
 			return err
 		}

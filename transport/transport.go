@@ -73,7 +73,7 @@ type Expect struct {
 	Sequence uint64
 }
 
-// Config is a stream as we create it: file storage, limits retention, one replica for now.
+// Config is a stream as we create it: file storage, limits retention. How many servers keep it is the answer's to know.
 type Config struct {
 	Name     string
 	Subjects []string
@@ -97,6 +97,7 @@ type Info struct {
 	First, Last uint64 // sequences; an empty stream has First = Last+1
 	Messages    uint64
 	Bytes       int64
+	Replicas    int // on how many servers it is kept
 	// Lossy says why the stream may discard messages that nobody has read ("max_msgs 1000 with discard old");
 	// empty if it does not.
 	Lossy string

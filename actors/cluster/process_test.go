@@ -220,7 +220,7 @@ type process struct {
 // natsServer starts a server for the nodes.
 func natsServer(t *testing.T) string {
 	t.Helper()
-	s, err := nats.Embed(nats.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)})
+	s, err := nats.Embed(t.Context(), nats.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,7 +121,7 @@ type stream struct {
 func (s *stream) info() transport.Info {
 	c := s.config
 	c.Subjects = slices.Clone(c.Subjects)
-	return transport.Info{Config: c, Created: s.created, First: s.first, Last: s.last, Messages: s.count, Bytes: s.bytes, Lossy: s.lossy}
+	return transport.Info{Config: c, Created: s.created, First: s.first, Last: s.last, Messages: s.count, Bytes: s.bytes, Replicas: 1, Lossy: s.lossy}
 }
 
 func (s *stream) wake() {

@@ -34,6 +34,12 @@ const (
 	codeNotLeader          = 10009
 	codeJetStreamNotEnable = 10076
 	codeNotForAccount      = 10039
+	codeClusterRequired    = 10010
+	codeNotInCluster       = 10036
+	codeNoPeers            = 10005 // too few servers are there just now, or at all
+	codeStreamOffline      = 10118
+	codeConsumerOffline    = 10119
+	codeTooManyRequests    = 10167
 )
 
 // apiError is an answer of JetStream that says no.
@@ -63,19 +69,22 @@ func (e *apiError) Unwrap() error {
 // passing tells whether the same request may be answered otherwise soon, and that it has had no effect.
 func (e *apiError) passing() bool {
 	switch e.ErrCode {
-	case codeWrongLastConstant, codeTooManyBatches, codeBatchIncomplete, codeNotLeader:
+	case codeWrongLastConstant, codeTooManyBatches, codeBatchIncomplete, codeNotLeader, codeNoPeers, codeStreamOffline, codeConsumerOffline, codeTooManyRequests:
 		return true
-	case codeInsufficient, codeStoreFailed, codeJetStreamNotEnable, codeNotForAccount:
+	case codeInsufficient, codeStoreFailed, codeJetStreamNotEnable, codeNotForAccount, codeClusterRequired, codeNotInCluster:
 		return false
 	}
 	return e.Code == 503
 }
 
-// Budgets of one API call. A leader change takes up to 9 s.
+// Budgets of one API call. A leader change takes up to 9 s, or 2.4 s with ElectionsFast; a leader that goes just then leaves a
+// request without an answer, so that the first attempts are short.
 const (
 	apiAttempt = 5 * time.Second
 	apiBudget  = 20 * time.Second
 )
+
+var apiAttempts = []time.Duration{time.Second / 2, time.Second, time.Second, 2 * time.Second, apiAttempt}
 
 // api asks JetStream and decodes its answer. It tries again, within ctx and apiBudget, while no one answers:
 // requests that come here may be made twice.
@@ -87,11 +96,12 @@ func (c *Conn) api(ctx context.Context, subject string, request, answer any) err
 			return err
 		}
 	}
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, apiBudget)
 	defer cancel()
 	var last error
 	for attempt := 1; ; attempt++ {
-		err := c.ask(ctx, subject, body, answer)
+		err := c.ask(ctx, subject, body, answer, apiAttempts[min(attempt, len(apiAttempts))-1])
 		var refused *apiError
 		switch {
 		case err == nil:
@@ -101,14 +111,18 @@ func (c *Conn) api(ctx context.Context, subject string, request, answer any) err
 		case ctx.Err() == nil || last == nil:
 			last = err
 		}
-		if sleep(ctx, backoff(attempt, 50*time.Millisecond, time.Second)) != nil {
-			return last
+		if sleep(ctx, backoff(attempt, 50*time.Millisecond, 500*time.Millisecond)) == nil {
+			continue
 		}
+		if over := caller.Err(); over != nil && !errors.Is(last, over) {
+			return fmt.Errorf("%w: %w", over, last)
+		}
+		return last
 	}
 }
 
-func (c *Conn) ask(ctx context.Context, subject string, body []byte, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, apiAttempt)
+func (c *Conn) ask(ctx context.Context, subject string, body []byte, answer any, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	m, err := c.out.RequestWithContext(ctx, "$JS.API."+subject, body)
 	switch {
@@ -134,8 +148,14 @@ func (c *Conn) ask(ctx context.Context, subject string, body []byte, answer any)
 	if err := json.Unmarshal(m.Data, answer); err != nil {
 		return fmt.Errorf("answer on %s: %w", subject, err)
 	}
+	if s, ok := answer.(*streamInfo); ok && s.leaderless() {
+		return errLeaderless
+	}
 	return nil
 }
+
+// errLeaderless is an answer about a stream by one that does not know its end.
+var errLeaderless = errors.New("the stream has no leader")
 
 // account asks for the account's limits: the least that shows that JetStream is there.
 func (c *Conn) account(ctx context.Context) (info struct {

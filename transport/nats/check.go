@@ -67,7 +67,7 @@ func (t *Streams) Check(ctx context.Context, o CheckOptions) []Finding {
 	} else {
 		add(LevelOK, "payload", "messages of up to %d bytes", most)
 	}
-	if s := t.c.server; s != nil {
+	if s := t.c.server; s != nil && s.Member() {
 		free, err := freeBytes(s.opt.Dir)
 		switch {
 		case err != nil:
@@ -86,7 +86,7 @@ func (t *Streams) checkSync(ctx context.Context, o CheckOptions) Finding {
 	var always bool
 	var every time.Duration
 	switch {
-	case t.c.server != nil:
+	case t.c.server != nil && t.c.server.Member():
 		always, every = t.c.server.opt.SyncAlways, 2*time.Minute
 	case o.MonitorURL == "":
 		level := LevelOK

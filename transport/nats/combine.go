@@ -122,7 +122,7 @@ func (t *Streams) sendTogether(stream string, batch []*record) (uint64, error) {
 	if err := t.c.free.check(t.c.server); err != nil {
 		return 0, err
 	}
-	last, err := t.batch(ctx, ms)
+	last, err := t.batch(ctx, stream, ms)
 	if err != nil {
 		return 0, fmt.Errorf("stream %s: %w", stream, err)
 	}

@@ -51,9 +51,11 @@ type Conn struct {
 	server *Server      // the embedded one; nil for one outside
 	free   gate
 
-	mu      sync.Mutex
-	readers map[*reader]struct{}
-	closed  bool
+	watching    sync.WaitGroup // goroutines that endWatching ends
+	endWatching context.CancelFunc
+	mu          sync.Mutex
+	readers     map[*reader]struct{}
+	closed      bool
 }
 
 // Connect opens the connections. It fails if no server answers within ctx (or 10 s), if it is older than
@@ -95,12 +97,21 @@ func Connect(ctx context.Context, o ConnectOptions) (*Conn, error) {
 		c.Close()
 		return nil, fmt.Errorf("connect to %s: %w", where, err)
 	}
+	if err := c.watchLeaders(); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("connect to %s: %w", where, err)
+	}
+	watched, cancel := context.WithCancel(context.Background())
+	c.endWatching = cancel
+	if o.Server != nil {
+		c.watching.Go(func() { o.Server.watchServers(watched, c.serverLeft) })
+	}
 	if v := c.out.ConnectedServerVersion(); !atLeast(v, MinVersion) {
 		c.Close()
 		return nil, fmt.Errorf("connect to %s: its version is %s, this needs %s or newer", where, v, MinVersion)
 	}
-	wait, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
+	wait, stop := context.WithTimeout(ctx, 5*time.Second)
+	defer stop()
 	if _, err := c.account(wait); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("connect to %s: %w", where, err)
@@ -150,6 +161,16 @@ func (c *Conn) dial(o ConnectOptions, kind string, lost func(), back func(*nats.
 	return nats.Connect(url, append(opts, o.Extra...)...)
 }
 
+// leaderElected is the subject of what JetStream says when a stream has a new leader; the stream's name ends it.
+const leaderElected = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED."
+
+// watchLeaders hears of new leaders: what was asked of the one before, and not answered, may never be. A write then is in doubt
+// when there is somebody to ask again, and not only after its time-out.
+func (c *Conn) watchLeaders() error {
+	_, err := c.out.Subscribe(leaderElected+"*", func(m *nats.Msg) { c.acks.moved(strings.TrimPrefix(m.Subject, leaderElected)) })
+	return err
+}
+
 // reconnectDelay is asked after each round through all servers: 50 ms doubled up to 3 s, of which a random half.
 func reconnectDelay(attempts int) time.Duration {
 	return backoff(attempts, 50*time.Millisecond, 3*time.Second)
@@ -187,6 +208,15 @@ func (c *Conn) inBack() {
 	}
 }
 
+// serverLeft lets the readers start again whose consumer was on a server that is gone.
+func (c *Conn) serverLeft(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for r := range c.readers {
+		r.leave(name)
+	}
+}
+
 var (
 	errConnectionLost = errors.New("the connection was lost")
 	errConnClosed     = errors.New("the connection to NATS is closed")
@@ -201,6 +231,10 @@ func (c *Conn) Close() {
 	c.mu.Unlock()
 	for r := range readers {
 		r.fail(errConnClosed)
+	}
+	if c.endWatching != nil {
+		c.endWatching()
+		c.watching.Wait()
 	}
 	if c.in != nil {
 		c.in.Close()

@@ -11,6 +11,12 @@
 // transport.ErrDoubt. Only what was certainly not stored is tried again here: no leader, no answerer, not
 // connected.
 //
+// In a cluster (ClusterOptions) JetStream runs on a set of servers, each stream on some of them with one that leads. A leader that is
+// gone is replaced; until then a write is tried again, an API call is too, for 20 s or while its ctx lets it. What
+// was on its way to the old leader is in doubt as soon as there is a new one, which says so, and not only after its time-out.
+// A reader's consumer is on one server: the reader starts again when that server leaves the cluster, or after 2.5 s without its heartbeat.
+// While a stream has no leader its replicas answer questions about it, and not all know its end: such answers are not taken.
+//
 // A reader counts the consumer's sequence. A hole in it, a consumer that is gone, a new connection or missing
 // heartbeats make it start again behind the last message that it has taken.
 package nats

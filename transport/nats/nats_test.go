@@ -39,7 +39,7 @@ func embed(t testing.TB, opt Options) *Server {
 	if opt.Dir == "" {
 		opt.Dir = t.TempDir()
 	}
-	s, err := Embed(opt)
+	s, err := Embed(t.Context(), opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestEmbedRefuses(t *testing.T) {
 		{Options{Dir: file}, "not a directory"},
 	} {
 		c.opt.Log = slog.New(slog.DiscardHandler)
-		s, err := Embed(c.opt)
+		s, err := Embed(t.Context(), c.opt)
 		if err == nil {
 			s.Shutdown()
 			t.Errorf("%+v: started", c.opt)

@@ -156,8 +156,11 @@ func (o *Objects) put(ctx context.Context, name string, r io.Reader) error {
 		ms[i] = transport.Outgoing{Subject: o.subject(name), Data: b[i*limit : min((i+1)*limit, len(b))]}
 	}
 	ms[n-1].Header = []transport.Field{{Name: objectHeader, Value: fmt.Sprintf("%d %d %016x", n, len(b), xxhash.Sum64(b))}}
-	_, err = o.t.appendAlone(ctx, o.bucket, ms)
-	return err
+	for {
+		if _, err = o.t.appendAlone(ctx, o.bucket, ms); !errors.Is(err, transport.ErrDoubt) || ctx.Err() != nil {
+			return err // in doubt it is written again: the newest counts
+		}
+	}
 }
 
 // Get implements transport.Objects.
@@ -215,7 +218,7 @@ func (o *Objects) message(ctx context.Context, subject string, sequence uint64) 
 	if sequence != 0 {
 		to, request, which = "$JS.API.DIRECT.GET."+o.bucket, fmt.Sprintf(`{"seq":%d}`, sequence), map[string]any{"seq": sequence}
 	}
-	attempt, cancel := context.WithTimeout(ctx, apiAttempt)
+	attempt, cancel := context.WithTimeout(ctx, apiAttempts[1])
 	defer cancel()
 	// The reading connection: the one in the process passes a large message on in small pieces.
 	m, err := o.t.c.in.RequestWithContext(attempt, to, []byte(request))
@@ -301,12 +304,7 @@ func (o *Objects) list(ctx context.Context, prefix string) (names []string, err 
 		filter = o.subject(prefix[:cut]) + ".>"
 	}
 	for offset := 0; ; { // a page at a time
-		var page struct {
-			Total int `json:"total"`
-			State struct {
-				Subjects map[string]uint64 `json:"subjects"`
-			} `json:"state"`
-		}
+		var page streamInfo
 		err := o.t.c.api(ctx, "STREAM.INFO."+o.bucket, map[string]any{"subjects_filter": filter, "offset": offset}, &page)
 		if errors.Is(err, transport.ErrNotFound) {
 			return nil, nil

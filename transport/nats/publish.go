@@ -37,6 +37,8 @@ const (
 	ownHeaders = 1024
 	// writeBudget bounds how long a write is tried again that was certainly not stored.
 	writeBudget = 20 * time.Second
+	// writeBackoff is the longest wait before such a try: a stream without a leader says so at once.
+	writeBackoff = 200 * time.Millisecond
 )
 
 // errNoAnswerer is the answer where no stream listens on a subject: certainly not stored.
@@ -62,12 +64,14 @@ type pending struct {
 // call is one write of some messages.
 type call struct {
 	number uint64
+	stream string
 	reply  string // the reply subject of its messages
 
 	mu     sync.Mutex
 	seqs   []uint64 // by place; 0 where it was refused or nothing has come yet
 	err    error    // why the first one was refused
 	doubt  error    // nobody will answer
+	moved  bool     // the stream has another leader than when it began: who was asked may never answer
 	got    int      // answers
 	wanted int      // answers that wake the waiting writer; 0: none waits
 	wake   chan struct{}
@@ -83,9 +87,9 @@ func (p *pending) open(nc *nats.Conn) error {
 	return sub.SetPendingLimits(-1, -1) // bounded by the windows of the calls
 }
 
-// begin registers a call of n messages.
-func (p *pending) begin(n int) *call {
-	c := &call{seqs: make([]uint64, n), wake: make(chan struct{}, 1)}
+// begin registers a call of n messages to a stream.
+func (p *pending) begin(stream string, n int) *call {
+	c := &call{stream: stream, seqs: make([]uint64, n), wake: make(chan struct{}, 1)}
 	p.mu.Lock()
 	p.last++
 	c.number = p.last
@@ -112,6 +116,20 @@ func (p *pending) lost(why error) {
 		}
 		c.signal()
 		c.mu.Unlock()
+	}
+}
+
+// moved tells the calls on their way to a stream that it has a new leader.
+func (p *pending) moved(stream string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.calls {
+		if c.stream == stream {
+			c.mu.Lock()
+			c.moved = true
+			c.signal()
+			c.mu.Unlock()
+		}
 	}
 }
 
@@ -152,14 +170,18 @@ func (c *call) signal() {
 	}
 }
 
+// movedGrace is how long a new leader leaves the acknowledgements of the one before: those that are on their way are there sooner.
+const movedGrace = 300 * time.Millisecond
+
 // wait returns when n answers have come, one was a refusal, nobody will answer, or no answer has come for
-// timeout. It returns why it is in doubt, or nil.
+// timeout, or for movedGrace after the stream got a new leader. It returns why it is in doubt, or nil.
 func (c *call) wait(ctx context.Context, n int, timeout time.Duration, despite bool) error {
 	var timer *time.Timer
 	seen := -1
 	for {
 		c.mu.Lock()
 		got, doubt := c.got, c.doubt
+		moved := c.moved
 		done := got >= n || c.err != nil && !despite
 		c.wanted = n
 		if done || doubt != nil {
@@ -172,6 +194,9 @@ func (c *call) wait(ctx context.Context, n int, timeout time.Duration, despite b
 		if doubt != nil {
 			return doubt
 		}
+		if moved && timeout > movedGrace {
+			timeout, seen = movedGrace, -1
+		}
 		switch {
 		case timer == nil:
 			timer = time.NewTimer(timeout)
@@ -183,6 +208,9 @@ func (c *call) wait(ctx context.Context, n int, timeout time.Duration, despite b
 		select {
 		case <-c.wake:
 		case <-timer.C:
+			if moved {
+				return errors.New("the stream has another leader, and no acknowledgement has come")
+			}
 			return fmt.Errorf("no acknowledgement for %s", timeout)
 		case <-ctx.Done():
 			return ctx.Err()
@@ -390,7 +418,7 @@ func (t *Streams) singles(ctx context.Context, stream string, ms []transport.Out
 	var stored []uint64
 	give := time.Now().Add(writeBudget)
 	for attempt := 1; ; attempt++ {
-		seqs, err := t.pipeline(ctx, ms[len(stored):], window)
+		seqs, err := t.pipeline(ctx, stream, ms[len(stored):], window)
 		if stored == nil {
 			stored = seqs
 		} else {
@@ -425,7 +453,7 @@ func (t *Streams) again(ctx context.Context, stream string, err error, attempt i
 	if time.Now().After(give) {
 		return false, fmt.Errorf("tried for %s: %w", writeBudget, err)
 	}
-	if sleep(ctx, backoff(attempt, 5*time.Millisecond, time.Second)) != nil {
+	if sleep(ctx, backoff(attempt, 5*time.Millisecond, writeBackoff)) != nil {
 		return false, fmt.Errorf("%w: %w", ctx.Err(), err)
 	}
 	return true, nil
@@ -433,11 +461,11 @@ func (t *Streams) again(ctx context.Context, stream string, err error, attempt i
 
 // pipeline sends messages and waits for all answers. It returns the sequences of the leading ones that are
 // stored. Its error wraps ErrDoubt unless nothing behind these is stored.
-func (t *Streams) pipeline(ctx context.Context, ms []transport.Outgoing, window int) ([]uint64, error) {
+func (t *Streams) pipeline(ctx context.Context, stream string, ms []transport.Outgoing, window int) ([]uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	c := t.c.acks.begin(len(ms))
+	c := t.c.acks.begin(stream, len(ms))
 	defer t.c.acks.end(c)
 	var (
 		o    outgoing
@@ -543,7 +571,7 @@ func (t *Streams) appendAlone(ctx context.Context, stream string, ms []transport
 	}
 	give := time.Now().Add(writeBudget)
 	for attempt := 1; ; attempt++ {
-		last, err := t.batch(ctx, ms)
+		last, err := t.batch(ctx, stream, ms)
 		if err == nil {
 			return last, nil
 		}
@@ -555,11 +583,11 @@ func (t *Streams) appendAlone(ctx context.Context, stream string, ms []transport
 
 // batch sends one atomic batch. The first message and the last ask for an answer: the first one's says that
 // the batch is open.
-func (t *Streams) batch(ctx context.Context, ms []transport.Outgoing) (uint64, error) {
+func (t *Streams) batch(ctx context.Context, stream string, ms []transport.Outgoing) (uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	c := t.c.acks.begin(2)
+	c := t.c.acks.begin(stream, 2)
 	defer t.c.acks.end(c)
 	id := t.c.name + "-" + strconv.FormatUint(c.number, 36)
 	var o outgoing

@@ -53,12 +53,22 @@ type reader struct {
 // run is one consumer with its subscription.
 type run struct {
 	name  string
+	host  string // the server that the consumer lives on; "" where it is the only one
 	inbox string
 	sub   *nats.Subscription
 	pull  string // the subject that pull requests go to
 	seq   uint64 // the consumer sequence of the last message
 	asked int    // messages that were asked for and have not come
+
+	opened time.Time
+	heard  bool // it has answered a request
 }
+
+// Another server than the one that made a consumer may not know of it yet: then a request is made again after unheardAgain, for unheard at most.
+const (
+	unheard      = 2 * time.Second
+	unheardAgain = 10 * time.Millisecond
+)
 
 // Read implements transport.Streams.
 func (t *Streams) Read(ctx context.Context, stream string, opt transport.ReadOptions) (transport.Reader, error) {
@@ -83,27 +93,9 @@ func (t *Streams) Read(ctx context.Context, stream string, opt transport.ReadOpt
 // open makes a consumer that begins at r.next. Only Read and Next call it.
 func (r *reader) open(ctx context.Context) error {
 	r.drop()
-	info, err := r.t.info(ctx, r.stream)
+	next, err := r.start(ctx)
 	if err != nil {
-		return fmt.Errorf("read stream %s: %w", r.stream, err)
-	}
-	if r.created.IsZero() {
-		r.created = info.Created
-	}
-	if !info.Created.Equal(r.created) {
-		return transport.Refused(transport.ErrNotFound, "read stream %s: it was replaced by another of that name at %s", r.stream, info.Created.Format(time.RFC3339))
-	}
-	first, last := info.info().First, info.State.Last
-	r.mu.Lock()
-	next, begun := r.next, r.begun
-	r.mu.Unlock()
-	if (begun || r.opt.From > 1) && !r.opt.Holes {
-		if next > last+1 {
-			return transport.Refused(transport.ErrGap, "read stream %s: it ends at %d, before %d", r.stream, last, next)
-		}
-		if first > next && len(r.opt.Subjects) == 0 {
-			return transport.Refused(transport.ErrGap, "read stream %s: it begins at %d, after %d", r.stream, first, next)
-		}
+		return err
 	}
 
 	var id [8]byte
@@ -131,16 +123,61 @@ func (r *reader) open(ctx context.Context) error {
 	}
 	_ = u.sub.SetPendingLimits(-1, -1) // bounded by what is asked for
 	request := map[string]any{"stream_name": r.stream, "config": config, "action": "create"}
-	if err := r.t.c.api(ctx, subject, request, nil); err != nil {
+	var made struct {
+		Cluster struct {
+			Leader string `json:"leader"`
+		} `json:"cluster"`
+	}
+	if err := r.t.c.api(ctx, subject, request, &made); err != nil {
 		_ = u.sub.Unsubscribe() // the next attempt makes another
 		return fmt.Errorf("read stream %s: %w", r.stream, err)
 	}
+	u.host, u.opened = made.Cluster.Leader, time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.run, r.broken = u, ""
 	r.activity.Store(time.Now().UnixNano())
 	r.ask()
 	return nil
+}
+
+// applyPatience is how long a leader may take to apply what a replica of its has delivered already.
+const applyPatience = 5 * time.Second
+
+// start returns the sequence to go on from, and refuses a stream that does not hold it any more.
+func (r *reader) start(ctx context.Context) (uint64, error) {
+	patience := time.Now().Add(applyPatience)
+	for attempt := 1; ; attempt++ {
+		info, err := r.t.info(ctx, r.stream)
+		if err != nil {
+			return 0, fmt.Errorf("read stream %s: %w", r.stream, err)
+		}
+		if r.created.IsZero() {
+			r.created = info.Created
+		}
+		if !info.Created.Equal(r.created) {
+			return 0, transport.Refused(transport.ErrNotFound, "read stream %s: it was replaced by another of that name at %s", r.stream, info.Created.Format(time.RFC3339))
+		}
+		first, last := info.info().First, info.State.Last
+		r.mu.Lock()
+		if !r.begun && r.opt.From <= 1 {
+			r.next = max(r.next, first) // the consumer may be on a replica that still has what was cut
+		}
+		next, begun := r.next, r.begun
+		r.mu.Unlock()
+		switch {
+		case !begun && r.opt.From <= 1 || r.opt.Holes:
+		case next > last+1:
+			// A replica may be ahead of its leader by what both are about to apply.
+			if info.Config.Replicas > 1 && time.Now().Before(patience) && sleep(ctx, backoff(attempt, 10*time.Millisecond, 200*time.Millisecond)) == nil {
+				continue
+			}
+			return 0, transport.Refused(transport.ErrGap, "read stream %s: it ends at %d, before %d", r.stream, last, next)
+		case first > next && len(r.opt.Subjects) == 0:
+			return 0, transport.Refused(transport.ErrGap, "read stream %s: it begins at %d, after %d", r.stream, first, next)
+		}
+		return next, nil
+	}
 }
 
 // drop lets go of the consumer.
@@ -191,6 +228,15 @@ func (r *reader) loseLocked(why string) {
 		r.broken = why
 	}
 	r.signal()
+}
+
+// leave starts again if the consumer was on a server that is gone.
+func (r *reader) leave(host string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.run != nil && r.run.host == host {
+		r.loseLocked("the consumer's server " + host + " is gone")
+	}
 }
 
 func (r *reader) fail(err error) {
@@ -248,8 +294,19 @@ func (r *reader) handle(u *run, m *nats.Msg) {
 
 // status takes a message that is about a pull request. r.mu is held.
 func (r *reader) status(u *run, m *nats.Msg) {
+	defer func() { u.heard = u.heard || m.Header.Get("Status") != "503" }()
 	switch code, text := m.Header.Get("Status"), m.Header.Get("Description"); {
 	case code == "100": // a heartbeat
+	case code == "503" && u.seq == 0 && !u.heard && time.Since(u.opened) < unheard:
+		// The consumer is new, and that it is there has not come around yet to the server that we are connected to.
+		time.AfterFunc(unheardAgain, func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.run == u {
+				u.asked = 0
+				r.ask()
+			}
+		})
 	case code == "408", code == "409" && (strings.Contains(text, "MaxBytes") || text == "Batch Completed"): // the request is over
 		n, err := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
 		if err != nil {

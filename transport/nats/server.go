@@ -1,12 +1,14 @@
 package nats
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -19,9 +21,10 @@ import (
 // Options are an embedded server's.
 type Options struct {
 	// Dir is where JetStream keeps its files. It is made if it is not there. One process at a time may use it:
-	// the caller holds the lock.
+	// the caller holds the lock. A server of a cluster that runs no JetStream needs none.
 	Dir string
-	// Listen is the address for clients, like 127.0.0.1:4222; port 0 takes a free one. Empty: in-process only.
+	// Listen is the address for clients, like 127.0.0.1:4222; port 0 takes a free one. Empty: in-process only,
+	// or in a cluster a free port for this machine only.
 	Listen string
 	// SyncAlways syncs every message, or every atomic batch, to the disk before it is acknowledged
 	// (`durability: power`). Otherwise the server syncs every two minutes, and what it acknowledged survives
@@ -35,17 +38,26 @@ type Options struct {
 	// because a JetStream that meets a full disk does not recover before its next start. Negative: none.
 	// Default 256 MiB.
 	MinFree int64
-	// StartTimeout bounds the start, which reads what the directory holds. Default 5 min.
+	// StartTimeout bounds the start, which reads what the directory holds and, in a cluster, waits until JetStream
+	// has a leader. Default 5 min.
 	StartTimeout time.Duration
-	// Name is the server's name in the logs and for monitoring. Default "kisflow".
+	// Name is the server's name in the logs and for monitoring. In a cluster it is what JetStream knows the server and its files by: each has
+	// its own and keeps it. Default "kisflow".
 	Name string
+	// Cluster makes it one of several servers; nil: it stands alone.
+	Cluster *ClusterOptions
 	// Log receives the server's log. Default slog.Default.
 	Log *slog.Logger
 }
 
+const defaultName = "kisflow"
+
 func (o Options) withDefaults() Options {
 	if o.MaxPayload == 0 {
 		o.MaxPayload = 8 << 20
+	}
+	if o.Cluster != nil && o.Listen == "" {
+		o.Listen = "127.0.0.1:0" // without a listener the server opens no routes either
 	}
 	if o.MinFree == 0 {
 		o.MinFree = 256 << 20
@@ -54,7 +66,7 @@ func (o Options) withDefaults() Options {
 		o.StartTimeout = 5 * time.Minute
 	}
 	if o.Name == "" {
-		o.Name = "kisflow"
+		o.Name = defaultName
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -62,9 +74,22 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-func (o Options) validate() error {
+// validate joins all that is wrong, and says where the server stands in its cluster, if it is in one.
+func (o Options) validate() (*standing, error) {
 	var errs []error
-	if o.Dir == "" {
+	p := &standing{member: true}
+	if o.Cluster != nil {
+		at, err := o.Cluster.standing()
+		if err != nil {
+			errs = append(errs, err)
+		} else {
+			p = at
+		}
+		if o.Name == defaultName || strings.ContainsAny(o.Name, " \t\r\n.*>") {
+			errs = append(errs, fmt.Errorf("Name is %q; in a cluster each server needs its own, without white space or any of . * >", o.Name))
+		}
+	}
+	if o.Dir == "" && p.member {
 		errs = append(errs, errors.New("Dir is empty; it must name a directory"))
 	}
 	if o.MaxPayload < 64<<10 || o.MaxPayload > server.MAX_PAYLOAD_MAX_SIZE {
@@ -78,7 +103,7 @@ func (o Options) validate() error {
 			errs = append(errs, fmt.Errorf("listen address: %w", err))
 		}
 	}
-	return errors.Join(errs...)
+	return p, errors.Join(errs...)
 }
 
 func hostPort(address string) (string, int, error) {
@@ -95,37 +120,63 @@ func hostPort(address string) (string, int, error) {
 
 // Server is a NATS server in this process.
 type Server struct {
-	opt Options
-	s   *server.Server
-	log *logger
+	opt      Options
+	s        *server.Server
+	log      *logger
+	standing *standing
 }
 
-// Embed starts a server and returns when it takes connections: everything in Dir has been read then. It
-// handles no signals.
-func Embed(opt Options) (*Server, error) {
-	opt = opt.withDefaults()
-	if err := opt.validate(); err != nil {
-		return nil, fmt.Errorf("embedded NATS: %w", err)
-	}
-	if err := os.MkdirAll(opt.Dir, 0o750); err != nil {
-		return nil, fmt.Errorf("embedded NATS: %w", err)
-	}
-	dir, err := filepath.Abs(opt.Dir)
+// Embed starts a server and returns when it takes connections: everything in Dir has been read then. In a cluster
+// it also waits until JetStream has a leader, and says in the log what it waits for. It handles no signals.
+func Embed(ctx context.Context, opt Options) (*Server, error) {
+	e, err := start(ctx, opt.withDefaults())
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS: %w", err)
 	}
+	return e, nil
+}
+
+func start(ctx context.Context, opt Options) (*Server, error) {
+	standing, err := opt.validate()
+	if err != nil {
+		return nil, err
+	}
+	so, err := opt.server(standing)
+	if err != nil {
+		return nil, err
+	}
+	if opt.Cluster != nil && !standing.alone() {
+		if err := opt.Cluster.Elections.use(); err != nil {
+			return nil, err
+		}
+	}
+	s, err := server.NewServer(so)
+	if err != nil {
+		return nil, err
+	}
+	e := &Server{opt: opt, s: s, log: &logger{log: opt.Log.With("component", "nats"), fatal: make(chan string, 1)}, standing: standing}
+	s.SetLoggerV2(e.log, false, false, false)
+	go s.Start() // returns when it has started; Shutdown waits for what it leaves behind
+	if err := e.await(ctx); err != nil {
+		e.Shutdown()
+		return nil, err
+	}
+	return e, nil
+}
+
+// server makes the server's own options.
+func (o Options) server(standing *standing) (*server.Options, error) {
 	so := &server.Options{
-		ServerName:                 opt.Name,
+		ServerName:                 o.Name,
 		JetStream:                  true,
-		StoreDir:                   dir,
-		SyncAlways:                 opt.SyncAlways,
-		JetStreamMaxStore:          opt.MaxStore,
-		MaxPayload:                 int32(opt.MaxPayload),
-		MaxPending:                 int64(max(64<<20, 8*opt.MaxPayload)),
+		SyncAlways:                 o.SyncAlways,
+		JetStreamMaxStore:          o.MaxStore,
+		MaxPayload:                 int32(o.MaxPayload),
+		MaxPending:                 int64(max(64<<20, 8*o.MaxPayload)),
 		NoSigs:                     true,
 		NoSystemAccount:            false,
 		DisableShortFirstPing:      true,
-		DontListen:                 opt.Listen == "",
+		DontListen:                 o.Listen == "",
 		MaxConn:                    4096,
 		WriteDeadline:              time.Minute, // what is on its way is bounded by what clients ask for
 		MaxClosedClients:           100,
@@ -133,40 +184,43 @@ func Embed(opt Options) (*Server, error) {
 		LameDuckGracePeriod:        time.Second / 2,
 		JetStreamRequestQueueLimit: 10_000,
 	}
-	if opt.Listen != "" {
-		host, port, _ := hostPort(opt.Listen) // validate has seen it
+	if o.Listen != "" {
+		host, port, _ := hostPort(o.Listen) // validate has seen it
 		if port == 0 {
 			port = server.RANDOM_PORT
 		}
 		so.Host, so.Port = host, port
 	}
-	s, err := server.NewServer(so)
-	if err != nil {
-		return nil, fmt.Errorf("embedded NATS: %w", err)
+	if o.Cluster != nil {
+		standing.apply(o.Cluster, so)
 	}
-	fatal := make(chan string, 1)
-	l := &logger{log: opt.Log.With("component", "nats"), fatal: fatal}
-	s.SetLoggerV2(l, false, false, false)
-	go s.Start() // returns when it has started; Shutdown waits for what it leaves behind
-	e := &Server{opt: opt, s: s, log: l}
-	ready := make(chan bool, 1)
-	go func() { ready <- s.ReadyForConnections(opt.StartTimeout) }()
-	select {
-	case ok := <-ready:
-		if ok {
-			return e, nil
-		}
-		e.Shutdown()
-		select {
-		case why := <-fatal:
-			return nil, fmt.Errorf("embedded NATS: %s", why)
-		default:
-			return nil, fmt.Errorf("embedded NATS: not ready after %s", opt.StartTimeout)
-		}
-	case why := <-fatal:
-		e.Shutdown()
-		return nil, fmt.Errorf("embedded NATS: %s", why)
+	if !standing.member {
+		return so, nil
 	}
+	if err := os.MkdirAll(o.Dir, 0o750); err != nil {
+		return nil, err
+	}
+	var err error
+	so.StoreDir, err = filepath.Abs(o.Dir)
+	return so, err
+}
+
+// await returns when the server takes connections and, in a cluster, JetStream has a leader.
+func (e *Server) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, e.opt.StartTimeout)
+	defer cancel()
+	for !e.s.ReadyForConnections(100 * time.Millisecond) {
+		if err := e.log.ended(); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("not ready after %s: %w", e.opt.StartTimeout, ctx.Err())
+		}
+	}
+	if err := e.log.ended(); err != nil || e.opt.Cluster == nil || e.standing.alone() {
+		return err
+	}
+	return e.awaitLeader(ctx)
 }
 
 // InProcessConn makes a connection without a socket; nats.InProcessServer takes e for it.
@@ -219,7 +273,7 @@ const gateEvery = 250 * time.Millisecond
 
 // check returns transport.ErrFull while less is free than the embedded server's MinFree.
 func (g *gate) check(e *Server) error {
-	if e == nil || e.opt.MinFree < 0 {
+	if e == nil || e.opt.MinFree < 0 || !e.standing.member {
 		return nil
 	}
 	now := time.Now().UnixNano()
@@ -233,7 +287,10 @@ func (g *gate) check(e *Server) error {
 	return nil
 }
 
-// Healthy tells whether JetStream runs; its error says why not.
+// Member tells whether the server keeps streams: it stands alone, or is one of its cluster's JetStream set.
+func (e *Server) Member() bool { return e.standing.member }
+
+// Healthy tells whether JetStream runs, where it should; its error says why not.
 func (e *Server) Healthy() error {
 	if !e.s.Running() {
 		return errors.New("embedded NATS: it is stopped")
@@ -241,7 +298,7 @@ func (e *Server) Healthy() error {
 	if line := e.log.broken.Load(); line != nil {
 		return fmt.Errorf("embedded NATS: %s; free disk space and start again", *line)
 	}
-	if !e.s.JetStreamEnabled() {
+	if e.standing.member && !e.s.JetStreamEnabled() {
 		return errors.New("embedded NATS: JetStream has been switched off by an error, see its log; free disk space and start again")
 	}
 	return nil
@@ -255,15 +312,43 @@ type logger struct {
 	broken atomic.Pointer[string] // the first line that says that a stream takes nothing more before the next start
 }
 
+// ended returns the line with which a server of its own would have ended its process, or nil.
+func (l *logger) ended() error {
+	select {
+	case why := <-l.fatal:
+		return errors.New(why)
+	default:
+		return nil
+	}
+}
+
 // writeError is in the line with which the server gives up a stream whose files it could not write.
 const writeError = "critical write error"
 
+// quiet are lines about what Embed says by itself while it waits, and watchServers later.
+var quiet = []string{"Waiting for routing to be established", "has not established contact with a meta leader", "Error trying to connect to route"}
+
+func (l *logger) quiet(line string) bool {
+	return slices.ContainsFunc(quiet, func(part string) bool { return strings.Contains(line, part) })
+}
+
 func (l *logger) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l *logger) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
-func (l *logger) Debugf(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l *logger) Tracef(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l *logger) Warnf(format string, v ...any) {
+	line := fmt.Sprintf(format, v...)
+	if l.quiet(line) {
+		l.log.Debug(line)
+		return
+	}
+	l.log.Warn(line)
+}
+func (l *logger) Debugf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l *logger) Tracef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l *logger) Errorf(format string, v ...any) {
 	line := fmt.Sprintf(format, v...)
+	if l.quiet(line) {
+		l.log.Debug(line)
+		return
+	}
 	l.log.Error(line)
 	if strings.Contains(line, writeError) {
 		l.broken.CompareAndSwap(nil, &line)

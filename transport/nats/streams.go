@@ -23,15 +23,18 @@ type StreamsOptions struct {
 	AckTimeout time.Duration
 	// Window is the most messages of one Publish on their way. Default 4096.
 	Window int
+	// Replicas is how many servers of a cluster keep each stream and object: 1, 3 or 5, and no more than there are with JetStream. Streams
+	// that Ensure meets with fewer get more. Default 1, and what is there is left as it is.
+	Replicas int
 	// PullMessages and PullBytes are what one pull request of a reader asks for; a reader has at most two under
 	// way and holds the messages of one more. Default 1000 messages, and 1 MiB or one message of the largest size.
 	PullMessages, PullBytes int
 	// Heartbeat is how often the server shows a waiting reader that it is there; after two and a half times
-	// that in silence the reader starts again. Default 15 s.
+	// that in silence the reader starts again, from a consumer that is on a server that lives. Default 15 s, and 1 s in a cluster.
 	Heartbeat time.Duration
 }
 
-func (o StreamsOptions) withDefaults(maxPayload int) StreamsOptions {
+func (o StreamsOptions) withDefaults(maxPayload int, cluster bool) StreamsOptions {
 	if o.AckTimeout <= 0 {
 		o.AckTimeout = 5 * time.Second
 	}
@@ -47,6 +50,9 @@ func (o StreamsOptions) withDefaults(maxPayload int) StreamsOptions {
 	o.PullBytes = max(o.PullBytes, maxPayload+64<<10) // a request that no message fits would never end
 	if o.Heartbeat <= 0 {
 		o.Heartbeat = 15 * time.Second
+		if cluster {
+			o.Heartbeat = time.Second
+		}
 	}
 	return o
 }
@@ -90,7 +96,7 @@ var _ transport.Streams = (*Streams)(nil)
 
 // NewStreams returns the streams behind a connection.
 func NewStreams(c *Conn, opt StreamsOptions) *Streams {
-	return &Streams{c: c, opt: opt.withDefaults(c.maxPayload())}
+	return &Streams{c: c, opt: opt.withDefaults(c.maxPayload(), c.out.ConnectedClusterName() != "")}
 }
 
 // MaxMessage implements transport.Streams. It is what the server takes less room for our headers.
@@ -134,7 +140,19 @@ type streamInfo struct {
 		FirstTime time.Time `json:"first_ts"`
 		Last      uint64    `json:"last_seq"`
 		Consumers int       `json:"consumer_count"`
+
+		Subjects map[string]int `json:"subjects"` // where they were asked for, a page of them
 	} `json:"state"`
+	Total   int `json:"total"` // subjects on all pages
+	Cluster *struct {
+		Leader string `json:"leader"`
+	} `json:"cluster"`
+}
+
+// leaderless tells that the answer came from a replica, and not from the stream's leader: while there is none, any
+// replica answers with what it has applied so far, which may be less than a reader has been given already.
+func (s *streamInfo) leaderless() bool {
+	return s.Config.Replicas > 1 && s.Cluster != nil && s.Cluster.Leader == ""
 }
 
 func (s *streamInfo) info() transport.Info {
@@ -145,7 +163,7 @@ func (s *streamInfo) info() transport.Info {
 			MaxBytes: max(c.MaxBytes, 0), PerSubject: max(c.MaxMsgsPer, 0), DiscardNew: c.Discard == "new", Description: c.Description,
 		},
 		Created: s.Created.UTC(), First: s.State.First, Last: s.State.Last,
-		Messages: s.State.Messages, Bytes: s.State.Bytes, Lossy: c.lossy(),
+		Messages: s.State.Messages, Bytes: s.State.Bytes, Replicas: max(c.Replicas, 1), Lossy: c.lossy(),
 	}
 	if info.Messages == 0 {
 		info.First = info.Last + 1
@@ -198,12 +216,9 @@ func (t *Streams) Ensure(ctx context.Context, c transport.Config) (transport.Inf
 }
 
 func (t *Streams) ensure(ctx context.Context, c transport.Config) (*streamInfo, error) {
-	var raw struct {
-		streamInfo
-		Raw json.RawMessage `json:"-"`
-	}
+	var raw streamInfo
 	for attempt := 1; ; attempt++ {
-		err := t.c.api(ctx, "STREAM.INFO."+c.Name, nil, &raw.streamInfo)
+		err := t.c.api(ctx, "STREAM.INFO."+c.Name, nil, &raw)
 		if err == nil {
 			break
 		}
@@ -212,7 +227,7 @@ func (t *Streams) ensure(ctx context.Context, c transport.Config) (*streamInfo, 
 		}
 		config := streamConfig{
 			Name: c.Name, Description: c.Description, Subjects: c.Subjects, Retention: "limits", Storage: "file",
-			MaxConsumers: -1, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPer: -1, MaxMsgSize: -1, Replicas: 1,
+			MaxConsumers: -1, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPer: -1, MaxMsgSize: -1, Replicas: max(t.opt.Replicas, 1),
 			MaxAge: int64(c.MaxAge), Discard: "old", AllowDirect: true, AllowAtomic: true,
 		}
 		if c.MaxBytes > 0 {
@@ -250,25 +265,44 @@ func (t *Streams) ensure(ctx context.Context, c transport.Config) (*streamInfo, 
 			return nil, err
 		}
 	}
-	missing := missingSubjects(raw.Config.Subjects, c.Subjects)
-	if len(missing) == 0 {
-		return &raw.streamInfo, nil
+	changes := make(map[string]any)
+	var what []string
+	if missing := missingSubjects(raw.Config.Subjects, c.Subjects); len(missing) > 0 {
+		changes["subjects"] = append(slices.Clone(raw.Config.Subjects), missing...)
+		what = append(what, "add subjects "+strings.Join(missing, ", "))
 	}
-	// The update must carry every setting, those too that we do not know.
+	if t.opt.Replicas > raw.Config.Replicas {
+		changes["num_replicas"] = t.opt.Replicas
+		what = append(what, fmt.Sprintf("raise replicas from %d to %d", raw.Config.Replicas, t.opt.Replicas))
+	}
+	if len(changes) == 0 {
+		return &raw, nil
+	}
+	made, err := t.c.update(ctx, c.Name, changes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", strings.Join(what, " and "), err)
+	}
+	return made, nil
+}
+
+// update changes settings of a stream. Its request carries every setting, those too that we do not know.
+func (c *Conn) update(ctx context.Context, stream string, changes map[string]any) (*streamInfo, error) {
 	var whole struct {
 		Config map[string]json.RawMessage `json:"config"`
 	}
-	if err := t.c.api(ctx, "STREAM.INFO."+c.Name, nil, &whole); err != nil {
+	if err := c.api(ctx, "STREAM.INFO."+stream, nil, &whole); err != nil {
 		return nil, err
 	}
-	subjects, err := json.Marshal(append(slices.Clone(raw.Config.Subjects), missing...))
-	if err != nil {
-		return nil, err
+	for name, value := range changes {
+		text, err := json.Marshal(value)
+		if err != nil {
+			return nil, err
+		}
+		whole.Config[name] = text
 	}
-	whole.Config["subjects"] = subjects
 	var made streamInfo
-	if err := t.c.api(ctx, "STREAM.UPDATE."+c.Name, whole.Config, &made); err != nil {
-		return nil, fmt.Errorf("add subjects %s: %w", strings.Join(missing, ", "), err)
+	if err := c.api(ctx, "STREAM.UPDATE."+stream, whole.Config, &made); err != nil {
+		return nil, err
 	}
 	return &made, nil
 }
