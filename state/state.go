@@ -15,7 +15,8 @@ var ErrCorrupt = errors.New("corrupt state")
 // Change is one key's new value; a nil Value deletes the key. A key is not empty.
 type Change struct{ Key, Value []byte }
 
-// Store holds the state of one partition. One goroutine uses it at a time.
+// Store holds the state of one partition. One goroutine uses it at a time, but for Get and Scan: those may be called by
+// others meanwhile. Of an Install Get sees all or nothing; a Scan may see it in some keys and not yet in others.
 type Store interface {
 	// Get returns a copy of the key's value, or nil if there is none.
 	Get(key []byte) ([]byte, error)

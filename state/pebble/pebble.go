@@ -101,7 +101,7 @@ func (o Options) validate() error {
 	return errors.Join(errs...)
 }
 
-// DB is a node's database. Its methods may be called by many goroutines; a Store's by one at a time.
+// DB is a node's database. Its methods may be called by many goroutines; a Store's as the port says.
 type DB struct {
 	opt  Options
 	dir  string
@@ -576,7 +576,6 @@ type Store struct {
 	end      []byte // the first key that is not ours
 	named    bool   // the prefix holds the name
 	batch    *crdb.Batch
-	key      []byte
 	began    atomic.Int64 // of the Install that runs, unix nanoseconds; 0: none
 	reported int64        // the one that watch has reported
 }
@@ -585,8 +584,8 @@ type Store struct {
 func (s *Store) Get(key []byte) ([]byte, error) {
 	var value []byte
 	err := s.d.use(func(db *crdb.DB) error {
-		s.key = append(append(s.key[:0], s.prefix[:]...), key...)
-		v, closer, err := db.Get(s.key)
+		var room [160]byte // not the store's: others may call Get at the same time
+		v, closer, err := db.Get(append(append(room[:0], s.prefix[:]...), key...))
 		if err == crdb.ErrNotFound {
 			return nil
 		}

@@ -25,6 +25,7 @@ func Run(t *testing.T, open func(t *testing.T) state.DB, reopen func(t *testing.
 		{"get", testGet}, {"install", testInstall}, {"ownership", testOwnership}, {"scan", testScan},
 		{"clear", testClear}, {"partitions", testPartitions}, {"model", testModel}, {"misuse", testMisuse},
 		{"snapshot", testSnapshot},
+		{"beside", testBeside},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			db := open(t)
@@ -38,6 +39,60 @@ func Run(t *testing.T, open func(t *testing.T) state.DB, reopen func(t *testing.
 	if reopen != nil {
 		t.Run("reopen", func(t *testing.T) { testReopen(t, open(t), reopen) })
 	}
+}
+
+// testBeside: Get and Scan answer others, too, while the store's owner installs.
+func testBeside(t *testing.T, db state.DB) {
+	const keys, rounds = 20, 300
+	s := mustStore(t, db, "p")
+	put := func(round int) {
+		var cs []state.Change
+		for k := range keys {
+			cs = append(cs, state.Change{Key: fmt.Appendf(nil, "k%02d", k), Value: fmt.Appendf(nil, "v%d.%d", k, round)})
+		}
+		if err := s.Install(cs); err != nil {
+			t.Errorf("install: %v", err)
+		}
+	}
+	put(0)
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	for reader := range 3 {
+		readers.Go(func() {
+			last := make([]int, keys)
+			seen := func(k int, v []byte) {
+				var of, round int
+				if n, err := fmt.Sscanf(string(v), "v%d.%d", &of, &round); n != 2 || err != nil || of != k || round < last[k] {
+					t.Errorf("reader %d: key %d is %q after round %d", reader, k, v, last[k])
+				}
+				last[k] = round
+			}
+			for i := 0; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				k := i % keys
+				v, err := s.Get(fmt.Appendf(nil, "k%02d", k))
+				if err != nil {
+					t.Errorf("get: %v", err)
+					return
+				}
+				seen(k, v)
+				n := 0
+				if err := s.Scan([]byte("k"), nil, func(_, v []byte) bool { seen(n, v); n++; return true }); err != nil || n != keys {
+					t.Errorf("scan: %d keys, %v", n, err)
+					return
+				}
+			}
+		})
+	}
+	for round := range rounds {
+		put(round + 1)
+	}
+	close(done)
+	readers.Wait()
 }
 
 func mustStore(t *testing.T, db state.DB, partition string) state.Store {
