@@ -195,6 +195,7 @@ type InputStatus struct {
 	Kind    InputKind
 	Stream  string
 	Filter  []string
+	Step    int    // at which its rows go on
 	Dealt   uint64 // all up to here has been handed to the partitions
 	Last    uint64 // the newest message that concerns the flow
 	Lag     uint64 // messages above Dealt, at the most
@@ -212,8 +213,11 @@ func (r *Running) Inputs(ctx context.Context) ([]InputStatus, error) {
 	defer cancel()
 	var all []InputStatus
 	for _, d := range deals {
+		if d.over.Load() {
+			continue
+		}
 		in := &d.flow.Inputs[d.input]
-		st := InputStatus{Kind: in.Kind, Stream: in.Stream, Filter: in.Filter, Dealt: d.dealt.Load(), index: d.input}
+		st := InputStatus{Kind: in.Kind, Stream: in.Stream, Filter: in.Filter, Step: in.Step, Dealt: d.dealt.Load(), index: d.input}
 		filter := in.Filter
 		d.mu.Lock()
 		st.Reason = d.reason

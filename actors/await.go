@@ -36,7 +36,7 @@ func (r *Running) Newest(ctx context.Context) (map[string]uint64, error) {
 	marks := make(map[string]uint64)
 	for i := range f.Inputs {
 		in := &f.Inputs[i]
-		if in.Kind == HandOff {
+		if in.Kind == HandOff || in.Kind == Kept {
 			continue
 		}
 		n, err := r.newest(ctx, in.Stream, in.Filter)

@@ -408,6 +408,16 @@ func (d *Dealer) date(it *Item, stored time.Time) int64 {
 	return nanos(at)
 }
 
+// keyed tells whether a row has the key by which it is dealt.
+func (d *Dealer) keyed(row *kis.Row) bool {
+	if row == nil {
+		return false
+	}
+	var err error
+	d.keybuf, err = kis.AppendKey(d.keybuf[:0], row, d.key)
+	return err == nil
+}
+
 // partition is the one that a row starts in. Rows without a readable key belong to the partition of the hash
 // of their origin and number: stream and sequence, or of a Save the sender and the envelope, which is in another
 // place of the stream if it comes again.
@@ -453,7 +463,7 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 		switch {
 		case known && e.Number <= last.number:
 			return nil // sent again by its owner's successor
-		case known && e.Number > last.number+1 && !last.first:
+		case known && e.Number > last.number+1 && !last.first && in.Kind != Kept:
 			return fmt.Errorf("%w: hand-off on %s goes from number %d to %d", ErrInput, m.Subject, last.number, e.Number)
 		}
 		d.senders[e.Sender] = lastNumber{e.Number, !known}
@@ -479,6 +489,9 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 		}
 		h := to
 		if h == nil {
+			if in.Kind == Kept && !d.keyed(row) {
+				continue // saved when the key was another one: there is nothing to keep it by
+			}
 			h = d.hands[d.partition(row, e.Sender, e.Number)]
 		} else {
 			it.Jumps = int(id.Jumps)
@@ -491,7 +504,7 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 		}
 	}
 	d.high = high
-	if e.Control == proto.Control_ROWS && (!d.timed || len(e.Watermarks) == 0) || !d.timed && to == nil {
+	if e.Control == proto.Control_ROWS && (!d.timed || len(e.Watermarks) == 0) || !d.timed && to == nil || in.Kind == Kept {
 		return nil
 	}
 	mark := Item{Sequence: m.Sequence, Sender: e.Sender, Number: e.Number,
@@ -516,6 +529,22 @@ func (d *Dealer) step(e *proto.Envelope, id *proto.Identity) int {
 	}
 	return -1
 }
+
+// End tells the partitions that nothing comes any more.
+func (d *Dealer) End(ctx context.Context) error {
+	for _, h := range d.hands {
+		if h.away {
+			continue
+		}
+		if err := d.to.Deliver(ctx, h.stage, h.number, &Chunk{Input: d.input, After: max(h.after, h.skip), To: endOfInput}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loads tells whether the rows of an input come in through the step's hand-off.
+func loads(k InputKind) bool { return k == Load || k == Kept }
 
 // CheckInput compares an input's stream with a position in it (P5).
 func CheckInput(in *Input, info transport.Info, position uint64) error {

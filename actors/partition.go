@@ -134,7 +134,8 @@ type Partition struct {
 	ports  Ports
 	opt    Options
 
-	waits atomic.Pointer[error] // what it waits for in its turn, for those who cannot ask meanwhile; nil: nothing
+	kept  atomic.Pointer[[]keptStep] // what others may know of the steps that keep rows; nil: nothing yet
+	waits atomic.Pointer[error]      // what it waits for in its turn, for those who cannot ask meanwhile; nil: nothing
 
 	steps       []step // all of the flow's, by index; those of other stages have no runner
 	stream      string // of the log
@@ -328,6 +329,9 @@ func (p *Partition) finish(ctx context.Context, w *work) error {
 		return fmt.Errorf("partition %s: install commit %d: %w", p.name, r.Number, err)
 	}
 	p.carried = nil
+	if p.filling() {
+		p.noteKept()
+	}
 	p.timersInstalled()
 	p.clean(w)
 	p.send(r, w)
@@ -432,10 +436,10 @@ func (p *Partition) takeChunk(ctx context.Context, w *work, c *Chunk) (done bool
 			continue
 		}
 		w.last, w.arrived = it, c.Arrived
-		if p.flow.Inputs[c.Input].Kind != HandOff {
+		if k := p.flow.Inputs[c.Input].Kind; k != HandOff && k != Kept {
 			w.came++
 		}
-		if err := p.apply(ctx, w, it, p.flow.Inputs[c.Input].Kind == Load); err != nil {
+		if err := p.apply(ctx, w, it, loads(p.flow.Inputs[c.Input].Kind)); err != nil {
 			return false, err
 		}
 	}

@@ -127,6 +127,9 @@ const (
 	Entry   InputKind = iota // payloads of users: JSON objects (P15)
 	Load                     // envelopes of a Save: every loading flow keys them for itself
 	HandOff                  // envelopes between the flow's own partitions: each has its receiver
+	// Kept are envelopes that a step of the flow has itself saved, before it kept the rows that it saves: they are taken in
+	// at that step, up to where the hand-off ended when this began, and then the input has ended for good.
+	Kept
 )
 
 // stageName names the partitions of the steps with these key fields. It is made of the fields alone, so a

@@ -160,6 +160,10 @@ func answerTo(name string) (func(ctx context.Context, p *Partition, body []byte)
 		return countKeysQuestion.encoded, true
 	case markQuestion.name:
 		return markQuestion.encoded, true
+	case keptQuestion.name:
+		return keptQuestion.encoded, true
+	case keptPageQuestion.name:
+		return keptPageQuestion.encoded, true
 	}
 	return nil, false
 }
@@ -185,9 +189,12 @@ func (q question[Q, A]) ask(ctx context.Context, r *Running, stage string, numbe
 			a, err = q.answer(r.ctx, p, in)
 			return err
 		}
-		if q.command {
+		switch {
+		case q.command:
 			err = c.ask(ctx, f)
-		} else {
+		case beside(q.name):
+			err = c.peek(f)
+		default:
 			err = c.query(ctx, f)
 		}
 		if err == nil {
@@ -235,10 +242,15 @@ func (s *System) Answer(ctx context.Context, id PartitionID, question string, bo
 		return nil, fmt.Errorf("%w: question %q; this node is of another version", ErrUnknown, question)
 	}
 	var a []byte
-	err = c.query(ctx, func(p *Partition) (err error) {
+	g := func(p *Partition) (err error) {
 		a, err = f(r.ctx, p, body)
 		return err
-	})
+	}
+	if beside(question) {
+		err = c.peek(g)
+	} else {
+		err = c.query(ctx, g)
+	}
 	if moved(err) {
 		err = fmt.Errorf("%w: %w", ErrElsewhere, err)
 	}
@@ -259,7 +271,7 @@ var errorCodes = []struct {
 	err  error
 }{
 	{"elsewhere", ErrElsewhere}, {"no-state", ErrNoState}, {"waiting", ErrWaiting}, {"unknown", ErrUnknown}, {"fenced", ErrFenced},
-	{"stopped", ErrStopped}, {"damaged-log", ErrDamagedLog}, {"input", ErrInput}, {"deadline", context.DeadlineExceeded},
+	{"stopped", ErrStopped}, {"damaged-log", ErrDamagedLog}, {"input", ErrInput}, {"deadline", context.DeadlineExceeded}, {"no-table", ErrNoTable},
 }
 
 // ErrorCode is a word for what an error is, and "" for one that nobody branches on.

@@ -101,6 +101,7 @@ func (p *Partition) Open(ctx context.Context, progress Progress) error {
 	if err := p.settle(ctx); err != nil {
 		return fmt.Errorf("partition %s: settle what was left: %w", p.name, err)
 	}
+	p.noteKept()
 	return nil
 }
 
@@ -378,6 +379,7 @@ func (p *Partition) Revise(ctx context.Context, f *Flow) error {
 	if err == nil {
 		err = p.loadPending()
 	}
+	p.noteKept()
 	return err
 }
 

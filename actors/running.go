@@ -148,6 +148,7 @@ type deal struct {
 	reads  context.Context    // stop ends it
 	done   chan struct{}
 
+	over  atomic.Bool      // the input has ended, and is done with
 	known map[*cell]uint64 // what a dealer before it has delivered, until this one has begun
 
 	mu     sync.Mutex
@@ -398,6 +399,10 @@ func (r *Running) runDeal(ctx context.Context, d *deal) {
 		if d.reads.Err() != nil {
 			return
 		}
+		if err == nil {
+			d.over.Store(true)
+			return
+		}
 		d.mu.Lock()
 		d.reason, d.dealer = err, nil
 		d.mu.Unlock()
@@ -417,6 +422,9 @@ func (r *Running) runDeal(ctx context.Context, d *deal) {
 
 func (r *Running) dealOnce(ctx context.Context, d *deal) error {
 	in := &d.flow.Inputs[d.input]
+	if in.Kind == Kept {
+		return r.refill(ctx, d)
+	}
 	info, err := r.system.streams.Info(ctx, in.Stream)
 	if err != nil {
 		return fmt.Errorf("input %s: %w", in.Stream, err)
@@ -973,7 +981,7 @@ func (r *Running) moves(ctx context.Context, f *Flow) ([]move, error) {
 	for _, d := range deals {
 		in := &d.flow.Inputs[d.input]
 		at := slices.IndexFunc(f.Inputs, func(n Input) bool { return n.Name == in.Name })
-		if in.Kind == HandOff || at < 0 {
+		if in.Kind == HandOff || in.Kind == Kept || at < 0 {
 			continue
 		}
 		must := entryStage(f, f.Inputs[at].Step)
@@ -1099,7 +1107,7 @@ func (r *Running) tellTime(now time.Time) {
 		dealer := d.dealer
 		d.mu.Unlock()
 		in := &d.flow.Inputs[d.input]
-		if dealer == nil || in.Kind == HandOff {
+		if dealer == nil || in.Kind == HandOff || in.Kind == Kept {
 			continue
 		}
 		high, known := dealer.High()

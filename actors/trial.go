@@ -67,6 +67,7 @@ func (t *Trial) Start(ctx context.Context, f *Flow) error {
 	if err != nil {
 		return err
 	}
+	f.Inputs = slices.DeleteFunc(f.Inputs, func(in Input) bool { return in.Kind == Kept }) // nothing was saved before
 	f.Inputs = append(f.Inputs, Input{Kind: HandOff, Name: hop.Name, Stream: hop.Name, Created: hop.Created.UnixNano()})
 	tf := &trialFlow{flow: f}
 	ports := t.ports
@@ -341,4 +342,39 @@ func (p *Partition) nextDue() (int64, error) {
 		}
 	}
 	return due, nil
+}
+
+// Latest is as that of a System.
+func (t *Trial) Latest(_ context.Context, handOff string, must, keys []string, found func(key int, state []byte) error) error {
+	some := false
+	for _, f := range t.flows {
+		for i := range f.flow.Steps {
+			s := &f.flow.Steps[i]
+			if s.Save != handOff || !s.keeps() {
+				continue
+			}
+			some = true
+			if !slices.Equal(s.Must, must) {
+				return otherKey(saver{f.flow.Name, s}, must)
+			}
+			for k, key := range keys {
+				for _, p := range f.parts {
+					if p.stage != stageName(s.Must) || p.number != partitionOf(kis.SlotOf(key), t.opt.Partitions) {
+						continue
+					}
+					states, err := p.keptStates(s.Name, s.Begun, [][]byte{[]byte(key)})
+					if err == nil && states[0] != nil {
+						err = found(k, states[0])
+					}
+					if err != nil {
+						return err
+					}
+				}
+			}
+		}
+	}
+	if !some {
+		return fmt.Errorf("%w: no flow that runs saves and keeps them", ErrNoTable)
+	}
+	return nil
 }

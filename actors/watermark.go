@@ -86,7 +86,7 @@ func (p *Partition) bindTime(f *Flow) {
 		for _, s := range stages {
 			starts := false
 			for k := range f.Inputs {
-				if in := &f.Inputs[k]; in.Kind != HandOff && in.Step == i && stageName(entryStage(f, i)) == s {
+				if in := &f.Inputs[k]; in.Kind != HandOff && in.Kind != Kept && in.Step == i && stageName(entryStage(f, i)) == s {
 					starts = true
 					if s == p.stage {
 						t.inputs[i] = append(t.inputs[i], k)

@@ -175,15 +175,20 @@ func (s *Set) Handoff(f *Func) (Text, bool) {
 	if f.Load != nil && f.Load.Lookup != nil {
 		return Text{}, false
 	}
+	return handoffName(f), true
+}
+
+// handoffName is the name of a Save's or a Load's hand-off.
+func handoffName(f *Func) Text {
 	switch {
 	case f.Save != nil && f.Save.Handoff.Value != "":
-		return f.Save.Handoff, true
+		return f.Save.Handoff
 	case f.Load != nil && f.Load.Handoff.Value != "":
-		return f.Load.Handoff, true
+		return f.Load.Handoff
 	case f.Source.Name != "":
-		return Text{Value: f.Source.Name, Pos: f.Pos}, true
+		return Text{Value: f.Source.Name, Pos: f.Pos}
 	}
-	return Text{Value: f.Name, Pos: f.Pos}, true
+	return Text{Value: f.Name, Pos: f.Pos}
 }
 
 // handoffs checks that somebody saves what is loaded.
@@ -203,6 +208,11 @@ func (c *checker) handoffs() {
 			continue
 		}
 		h, ok := c.set.Handoff(f)
+		verb, waits := "loads", "the Load waits until a flow does"
+		if !ok && (f.Load == nil || f.Load.Handoff.Value != "" || f.Source.Name != "") {
+			h, ok = c.set.LookedUp(f)
+			verb, waits = "looks up", "the flow that looks it up can run when one does"
+		}
 		if !ok || c.opts.GoFunctions[f.Name] {
 			continue
 		}
@@ -213,13 +223,15 @@ func (c *checker) handoffs() {
 			names := slices.Collect(maps.Keys(saved))
 			hint := didYouMean(h.Value, names)
 			if hint == "" {
-				hint = "the Load waits until a flow does"
+				hint = waits
 			}
-			c.report(nearest(h.Value, names) != "" && c.running[f.Name], h.Pos, codeNoHandoff, fmt.Sprintf("no flow saves hand-off %s, which function %s loads", quote(h.Value), quote(f.Name)), hint)
+			c.report(nearest(h.Value, names) != "" && c.running[f.Name], h.Pos, codeNoHandoff, fmt.Sprintf("no flow saves hand-off %s, which function %s %s", quote(h.Value), quote(f.Name), verb), hint)
 		case !enabled && c.running[f.Name]:
 			c.report(false, h.Pos, codeNoHandoff, fmt.Sprintf("hand-off %s is saved by disabled flows only", quote(h.Value)), "")
 		}
 	}
+	c.lookups()
+	c.kept()
 }
 
 // writer is a Save at a step.

@@ -44,6 +44,7 @@ const (
 	codeShadowed  = "KF2012"
 	codeMayLoop   = "KF2013"
 	codeMayWrite  = "KF2014"
+	codeNoTable   = "KF2015"
 
 	// Of package node, which follows the rows along the flows: the field contract.
 	codeNoField   = "KF3001"
@@ -122,6 +123,7 @@ var codes = []Code{
 	{codeShadowed, Warning, "disabled flow of the same name", "A disabled flow has the name of another flow, and is left out.", "Remove or rename it."},
 	{codeMayLoop, Warning, "flows may feed themselves", "What a flow sends out may come in again: some rows only (`when`), or some values of a {field} only.", "Check that it ends, or use another subject."},
 	{codeMayWrite, Warning, "two flows may write the same", "Two flows save through the same connector with functions that do not say which fields they write.", "Say it with `save.fields`, or `save.shared: true`."},
+	{codeNoTable, Error, "hand-off that cannot be looked up", "A Load looks up rows of a hand-off, and that cannot be: its Save has no key, or keeps no rows, its Saves have different keys, or the Load asks by other fields.", "Give the Save a key (`source.must` or `save.key`), and say in `load.key` what each of its fields is."},
 	{codeNoField, Error, "unknown field", "A step uses a field that no row has which gets there: the entry declares its fields (`entry.fields`), or the steps before, or the flows that feed this one, emit others. Most often it is misspelt, here or where it is emitted. Every such row would become a dead letter.", "Correct the name; or say that the field may be missing: `row.x ?? 0`, `row?.x`, `has(row.x)`."},
 	{codeFieldType, Error, "field of the wrong type", "A step does with a field what its type does not allow: it adds a number to a text, keys by an object, compares what is never equal.", "Correct the step, or what the message names as the field's origin; `int(...)`, `float(...)` and `string(...)` make one type of another."},
 	{codeMayMiss, Warning, "field that may be unknown", "A part of an expression that is not computed for every row uses a field that no row has which the flows of the set send to this entry, or uses it as its type does not allow. Who else sends to the entry may send it.", "Correct the name, or declare the `entry.fields`."},

@@ -120,7 +120,7 @@ func mustOf(fn *Func) []string {
 		return nil
 	}
 	var must []string
-	for _, m := range fn.Source.Must {
+	for _, m := range fn.Key() {
 		must = append(must, m.Value)
 	}
 	return must

@@ -588,8 +588,9 @@ func (d *decoder) function(root *node, body string) *Func {
 	if s := o.child("save"); s != nil {
 		f.Save = &Save{
 			Handoff: s.name("handoff"), Retention: s.duration("retention", 7*24*time.Hour), MaxBytes: s.size("size", 0),
-			Fields: s.texts("fields", true), Shared: s.boolean("shared"),
+			Fields: s.texts("fields", true), Shared: s.boolean("shared"), Key: s.texts("key", true), Keep: s.word("keep", "", "last", "none"),
 		}
+		f.Save.KeyPos, f.Save.KeepPos = s.keyPos("key"), s.keyPos("keep")
 	}
 	if l := o.child("load"); l != nil {
 		f.Load = &LoadBody{Handoff: l.name("handoff"), From: l.from()}
@@ -614,6 +615,14 @@ func (d *decoder) function(root *node, body string) *Func {
 	}
 	d.takeScript(root, f)
 	return f
+}
+
+// keyPos is the place of a key; the zero Pos where it is not there.
+func (o *object) keyPos(name string) Pos {
+	if o.get(name) == nil {
+		return Pos{}
+	}
+	return o.vals[name].key.pos
 }
 
 // otherSpelling returns the value of the older spelling where both stand.

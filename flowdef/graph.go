@@ -48,7 +48,7 @@ type GraphNode struct {
 type GraphEdge struct {
 	From string `json:"from"`
 	To   string `json:"to"`
-	Kind string `json:"kind"` // next, enter, save, load, send or feed
+	Kind string `json:"kind"` // next, enter, save, load, lookup, send or feed
 	// Maybe: not all rows go here (a condition, or some values of a {field} only).
 	Maybe bool `json:"maybe,omitempty"`
 	// Loop: the way leads back to where it comes from.
@@ -61,8 +61,10 @@ const (
 	EdgeNext  = "next"  // from a step to the next one
 	EdgeSave  = "save"  // from a Save to a hand-off or a connector
 	EdgeLoad  = "load"  // from a hand-off or a connector to a Load
-	EdgeSend  = "send"  // from an Expand to a subject
-	EdgeFeed  = "feed"  // from a subject to an entry that reads it
+	// EdgeLookup: from a hand-off to a Load that asks for its latest rows: no row goes that way.
+	EdgeLookup = "lookup"
+	EdgeSend   = "send" // from an Expand to a subject
+	EdgeFeed   = "feed" // from a subject to an entry that reads it
 )
 
 // Graph returns the net of the flows of a set. The names of functions that Go code implements are goFunctions: a
@@ -89,7 +91,7 @@ func (s *Set) Graph(goFunctions map[string]bool) Graph {
 			n := GraphNode{ID: id, Kind: NodeStep, Name: step.Name, Flow: flow.Name, Enabled: flow.Enabled, Function: step.Function.Value, Most: most}
 			if f != nil {
 				n.Mode = f.Mode
-				for _, m := range f.Source.Must {
+				for _, m := range f.Key() {
 					n.Key = append(n.Key, m.Value)
 				}
 			}
@@ -168,7 +170,12 @@ func (g *grapher) outside(flow *Flow, step string, f *Func, goCode bool) {
 		return
 	default:
 		id := ""
-		if h, ok := g.set.Handoff(f); ok && (!goCode || f.Mode == "Load") {
+		h, ok := g.set.Handoff(f)
+		looked := false
+		if !ok {
+			h, looked = g.set.LookedUp(f)
+		}
+		if ok && (!goCode || f.Mode == "Load") || looked && !goCode {
 			id = "handoff:" + h.Value
 			g.add(GraphNode{ID: id, Kind: NodeHandoff, Name: h.Value, Enabled: flow.Enabled})
 		} else if conn := g.set.Conns[f.Option.Conn.Value]; conn != nil {
@@ -179,6 +186,8 @@ func (g *grapher) outside(flow *Flow, step string, f *Func, goCode bool) {
 		case id == "":
 		case f.Mode == "Save":
 			g.edge(GraphEdge{From: step, To: id, Kind: EdgeSave})
+		case looked:
+			g.edge(GraphEdge{From: id, To: step, Kind: EdgeLookup})
 		default:
 			g.edge(GraphEdge{From: id, To: step, Kind: EdgeLoad})
 		}
@@ -189,7 +198,7 @@ func (g *grapher) outside(flow *Flow, step string, f *Func, goCode bool) {
 func (g *grapher) loops() {
 	graph := make([][]edge, len(g.Nodes))
 	for _, e := range g.Edges {
-		if from, to := g.nodes[e.From], g.nodes[e.To]; g.has(e.From) && g.has(e.To) && g.Nodes[to].Kind != NodeConnector && g.Nodes[from].Kind != NodeConnector {
+		if from, to := g.nodes[e.From], g.nodes[e.To]; g.has(e.From) && g.has(e.To) && e.Kind != EdgeLookup && g.Nodes[to].Kind != NodeConnector && g.Nodes[from].Kind != NodeConnector {
 			graph[from] = append(graph[from], edge{to: to, sure: true})
 		}
 	}
@@ -280,6 +289,9 @@ func (g Graph) Text() string {
 			}
 			b.WriteString("  " + n.Label())
 			for _, e := range in[n.ID] {
+				if e.Kind == EdgeLookup {
+					b.WriteString("  ? " + node[e.From].Kind + " " + node[e.From].Label())
+				}
 				if e.Kind == EdgeLoad {
 					b.WriteString("  <- " + node[e.From].Kind + " " + node[e.From].Label() + e.marks())
 				}
@@ -326,6 +338,10 @@ func (g Graph) between(node map[string]GraphNode, in, out map[string][]GraphEdge
 		for _, w := range in[n.ID] {
 			for _, r := range out[n.ID] {
 				from, to := node[w.From].Flow, node[r.To].Flow
+				if r.Kind == EdgeLookup {
+					lines = append(lines, fmt.Sprintf("  %s looks up what %s saves by %s %s\n", to, from, n.Kind, n.Name))
+					continue
+				}
 				lines = append(lines, fmt.Sprintf("  %s -> %s by %s %s%s\n", from, to, n.Kind, n.Name, GraphEdge{Maybe: w.Maybe || r.Maybe, Loop: w.Loop && r.Loop}.marks()))
 			}
 		}

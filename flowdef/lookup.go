@@ -7,7 +7,9 @@ import (
 
 // Lookup is what a Load as a look-up says beside set and missing.
 type Lookup struct {
-	Key       Text // an expression; "": the must fields, joined by colons
+	// Key is an expression; "": the must fields, joined by colons, or of a hand-off the fields of its key.
+	Key       Text
+	Keys      []EmitField // of a hand-off, in place of Key: what each field of its key is
 	Cache     time.Duration
 	CacheSize int // keys
 	Timeout   time.Duration
@@ -30,7 +32,11 @@ const (
 	maxLookupTimeout     = 5 * time.Minute
 )
 
-func newLookup() *Lookup {
+// newLookup is a look-up of which nothing is said. What a hand-off has is asked for each time: that is cheap.
+func newLookup(conn string) *Lookup {
+	if conn == "" {
+		return &Lookup{CacheSize: defaultLookupSize, Timeout: defaultLookupTimeout}
+	}
 	return &Lookup{Cache: defaultLookupCache, CacheSize: defaultLookupSize, Timeout: defaultLookupTimeout}
 }
 
@@ -47,8 +53,12 @@ func (l *object) lookup(out *LoadBody, as, conn string) {
 			break
 		}
 	}
-	k := newLookup()
-	k.Key = l.expr("key")
+	k := newLookup(conn)
+	if n := l.get("key"); n != nil && n.kind == mapNode && conn == "" {
+		k.Keys = l.emits("key")
+	} else {
+		k.Key = l.expr("key")
+	}
 	k.Cache = l.between("cache", k.Cache, 0, maxLookupCache)
 	if l.get("cache_size") != nil {
 		if k.CacheSize = int(l.integer("cache_size", maxLookupSize)); k.CacheSize == 0 {
@@ -64,21 +74,29 @@ func (l *object) lookup(out *LoadBody, as, conn string) {
 	}
 }
 
-// lookupPlace checks that a look-up has a connector and no hand-off.
+// lookupPlace checks that a look-up has a connector or a hand-off, and not both.
 func (l *object) lookupPlace(f *Func) {
 	if f.Load.Lookup == nil {
 		return
 	}
+	names := []string{"handoff", "from"}
 	if f.Option.Conn.Value == "" {
-		pos := f.Load.AsPos
-		if pos.Line == 0 {
-			pos = l.n.pos
+		names = names[1:]
+		if f.Load.Handoff.Value == "" && f.Source.Name == "" {
+			pos := f.Load.AsPos
+			if pos.Line == 0 {
+				pos = l.n.pos
+			}
+			l.d.report(pos, codeMissing, "a look-up names neither a connector nor a hand-off", "say it with option: {cname: ...}, or with load: {handoff: ...}")
 		}
-		l.d.report(pos, codeMissing, "a look-up names no connector", "say it with option: {cname: ...}, and define the connector with kistype: conn")
 	}
-	for _, name := range []string{"handoff", "from"} {
-		if l.get(name) != nil {
-			l.d.report(l.vals[name].key.pos, codeBody, name+" is for a Load of a hand-off, and this is a look-up", "remove "+name+", or say as: table")
+	for _, name := range names {
+		switch {
+		case l.get(name) == nil:
+		case name == "from" && f.Option.Conn.Value == "":
+			l.d.report(l.vals[name].key.pos, codeBody, "from is for a Load that follows a hand-off, and this one looks rows up", "remove from, or say as: table")
+		default:
+			l.d.report(l.vals[name].key.pos, codeBody, name+" is for a Load of a hand-off, and this is a look-up through a connector", "remove "+name+", or option.cname")
 		}
 	}
 }
@@ -91,10 +109,10 @@ func (s *Set) resolveLookup(f *Func) {
 	}
 	switch {
 	case f.Load == nil:
-		f.Load = &LoadBody{From: "beginning", Lookup: newLookup()}
+		f.Load = &LoadBody{From: "beginning", Lookup: newLookup(f.Option.Conn.Value)}
 		f.Load.Lookup.Implied = true
 	case f.Load.Lookup == nil && !f.Load.Table && f.Load.Handoff.Value == "":
-		f.Load.Lookup = newLookup()
+		f.Load.Lookup = newLookup(f.Option.Conn.Value)
 		f.Load.Lookup.Implied = true
 	}
 }

@@ -34,7 +34,8 @@ type Set struct {
 	Conns  map[string]*Conn
 	Global *Global // nil if no file has one
 
-	found Mistakes // about several definitions, found while reading: duplicate names; Check reports them
+	outside Outside  // With
+	found   Mistakes // about several definitions, found while reading: duplicate names; Check reports them
 }
 
 // Flow is a definition of kind flow.
@@ -162,8 +163,11 @@ type Save struct {
 	MaxBytes  int64         // default 0: no limit; a full one pauses the saver
 	// Fields are the row's fields that this Save writes; empty: all. Two flows may save to one hand-off or one
 	// connector key only when their fields differ, or when both say Shared.
-	Fields []Text
-	Shared bool
+	Fields          []Text
+	Shared          bool
+	Key             []Text // the fields of the key; empty: source.must
+	Keep            string // of the rows, in partition state: last, none, or "": the last of each key where a Load needs it
+	KeyPos, KeepPos Pos
 }
 
 // LoadBody is the body of a Load function whose connector is NATS: rows of a hand-off join the flow at this step.

@@ -26,13 +26,13 @@ type Contract struct {
 // What goes on from a body of which nothing is known is open.
 func Infer(spec Spec, in Shape) (Contract, []Mistake) { return InferTable(spec, in, nil) }
 
-// InferTable is Infer for a Load as a table, of which the rows have a shape; nil: nothing is known of them.
+// InferTable is Infer for a Load as a table or a look-up, of which the rows have a shape; nil: nothing is known of them.
 func InferTable(spec Spec, in Shape, table *Shape) (Contract, []Mistake) {
-	row := &rowShape{soft: make(map[string]bool), asked: make(map[string]bool), sides: map[string]*Shape{"table": table}}
+	row := &rowShape{soft: make(map[string]bool), asked: make(map[string]bool), sides: map[string]*Shape{"table": table, "found": table}}
 	out, mistakes := infer(spec, in, row)
 	if len(mistakes) > 0 && len(row.asked) > 0 {
 		// What asks for a type is written for rows of several.
-		out, mistakes = infer(spec, in, &rowShape{soft: row.soft, asked: row.asked, sides: map[string]*Shape{"table": table}})
+		out, mistakes = infer(spec, in, &rowShape{soft: row.soft, asked: row.asked, sides: map[string]*Shape{"table": table, "found": table}})
 	}
 	mistakes = slices.DeleteFunc(mistakes, func(m Mistake) bool { return m.Missing != "" && row.soft[m.Missing] })
 	return out, mistakes

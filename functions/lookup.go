@@ -14,13 +14,23 @@ import (
 
 // Lookup is the part of a Load that asks a place outside for each row.
 type Lookup struct {
-	Key       string        // an expression; "": the must fields, joined by colons
+	Key string // an expression; "": the must fields, joined by colons
+	// Fields are those of the key where what is asked has keys of several values with types, as what a flow has saved:
+	// its look-ups are asked for canonical keys. Else nil, and a key is a text.
+	Fields    []KeyField
 	Cache     time.Duration // how long what was found is used again; 0: not at all
 	CacheSize int           // keys
 	Timeout   time.Duration // of one request
 	Where     string        // what messages call the place: "connector users"
 	From      kis.Lookup    // nil: it cannot be run, only checked
 	Counts    *LookupCounts // nil: nobody counts
+}
+
+// KeyField is a field of a key that is asked for.
+type KeyField struct {
+	Name string
+	Expr string // its value; "": the row's field of that name
+	Path string // of the expression, for mistakes
 }
 
 // LookupCounts counts the rows of a look-up by what became of their keys.
@@ -43,7 +53,10 @@ const (
 func (b *builder) lookup(body *Load) func(*frame) (kis.Runner, error) {
 	l := body.Lookup
 	var key *program
+	var fields []emit
 	switch {
+	case l.Fields != nil:
+		fields = b.keyFields(l.Fields)
 	case l.Key != "":
 		key = b.compile("load.key", l.Key, b.see())
 		if key != nil && key.kinds&(scalars|isNull) == 0 {
@@ -71,8 +84,32 @@ func (b *builder) lookup(body *Load) func(*frame) (kis.Runner, error) {
 		if l.From == nil {
 			return nil, fmt.Errorf("%s cannot be asked from here", l.Where)
 		}
-		return &looker{frame: f, spec: l, key: key, sets: sets, missing: body.Missing, values: make([]kis.Value, len(sets)), cache: cache, counts: counts}, nil
+		return &looker{frame: f, spec: l, key: key, fields: fields, keyed: make([]kis.Value, len(fields)), must: namesOf(fields), sets: sets, missing: body.Missing, values: make([]kis.Value, len(sets)), cache: cache, counts: counts}, nil
 	}
+}
+
+// keyFields compiles what the fields of a key are made of.
+func (b *builder) keyFields(fields []KeyField) []emit {
+	out := make([]emit, len(fields))
+	for i, f := range fields {
+		source := f.Expr
+		if source == "" {
+			source = "row[" + string(kis.StringValue(f.Name).AppendJSON(nil)) + "]"
+		}
+		out[i] = emit{f.Name, b.compile(f.Path, source, b.see())}
+		if p := out[i].expr; p != nil && p.kinds&(scalars|isNull) == 0 {
+			b.wrong(f.Path, "", "a key is a text, a number or a truth value, but %s is %s", f.Name, p.kinds)
+		}
+	}
+	return out
+}
+
+func namesOf(fields []emit) []string {
+	names := make([]string, len(fields))
+	for i := range fields {
+		names[i] = fields[i].name
+	}
+	return names
 }
 
 // looker runs a look-up: all rows of a batch at once, each key asked for once.
@@ -80,7 +117,10 @@ type looker struct {
 	stateless
 	frame   *frame
 	spec    *Lookup
-	key     *program // nil: the must fields
+	key     *program // nil: the must fields, or fields
+	fields  []emit   // of a canonical key; nil: a key is a text
+	must    []string // their names
+	keyed   []kis.Value
 	sets    []emit   // nil: all fields that the row lacks
 	missing string
 	build   kis.Builder
@@ -196,6 +236,9 @@ func (r *looker) enter(c *kis.Call, call, row int) {
 
 // keyOf is the key of a row, "" where it has none.
 func (r *looker) keyOf(c *kis.Call, row int) (string, error) {
+	if r.fields != nil {
+		return r.canonical(c, row)
+	}
 	text := ""
 	if r.key == nil {
 		for i, f := range c.Key.Fields() {
@@ -222,6 +265,27 @@ func (r *looker) keyOf(c *kis.Call, row int) (string, error) {
 		return "", fmt.Errorf("the key to look up has %d bytes; the most is %d", len(text), maxLookupKey)
 	}
 	return strings.Clone(text), nil // the cache must not keep the row's message
+}
+
+// canonical is the canonical key of a row, "" where a part of it is null.
+func (r *looker) canonical(c *kis.Call, row int) (string, error) {
+	r.frame.showRow(c, row)
+	defer clear(r.keyed)
+	for i := range r.fields {
+		v, err := r.fields[i].expr.run(r.frame)
+		if err != nil {
+			return "", err
+		}
+		if v.Kind() == kis.Null {
+			return "", nil
+		}
+		r.keyed[i] = v
+	}
+	key, err := kis.KeyFromValues(r.must, r.keyed)
+	if err != nil {
+		return "", fmt.Errorf("load.key: %w", err)
+	}
+	return key.Canonical(), nil
 }
 
 // recall takes what is known from the cache, and leaves the rest to ask.

@@ -27,8 +27,24 @@ func traitsOf(s *Spec) kis.Traits {
 		t.Stateful = true
 	case s.Load != nil && s.Load.Lookup != nil:
 		t.Many = true
+	case s.Save != nil && s.Save.Keep:
+		t.Stateful = true
 	}
 	return t
+}
+
+// save makes a Save that does more than to hand rows on.
+func (b *builder) save(body *Save) func(*frame) (kis.Runner, error) {
+	if body.Keep && len(b.spec.Must) == 0 {
+		b.wrong("save.keep", "name the key's fields in source: {must: [...]}, or in save: {key: [...]}", "the latest row is kept of each key, and the function has none")
+	}
+	s := saver{body.Need}
+	return func(*frame) (kis.Runner, error) {
+		if body.Keep {
+			return &keeper{saver: s}, nil
+		}
+		return &plainSaver{saver: s}, nil
+	}
 }
 
 // emitOf is the fields that a function emits; nil: the rows that come in, with all of their fields.

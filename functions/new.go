@@ -43,6 +43,8 @@ func New(spec Spec) (kis.Function, []Mistake) {
 			fn.open = b.table(spec.Load)
 		} else if spec.Load != nil && spec.Load.Lookup != nil {
 			fn.open = b.lookup(spec.Load)
+		} else if spec.Save != nil {
+			fn.open = b.save(spec.Save)
 		}
 	}
 	b.versions(fn)

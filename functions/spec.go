@@ -17,6 +17,7 @@ type Spec struct {
 	Expand    *Expand    // of an Expand
 	Join      *Join      // of a Calculate, in place of Calculate
 	Load      *Load      // of a Load; nil: rows pass
+	Save      *Save      // of a Save; nil: rows pass
 
 	// Version is that of the states' form, 0 where the definition says nothing; Migrate makes fields of a state of
 	// an earlier version those of this one, and sees the old fields as state and the old version as version.
@@ -93,6 +94,12 @@ type Join struct {
 type JoinSide struct {
 	When string // which rows are of this side; "": those that are not of the other
 	Keep string // all (also ""), or last: only the newest by event time
+}
+
+// Save is the body of a Save.
+type Save struct {
+	Keep bool     // the latest row of each key is kept
+	Need []string // fields that rows must have beside those of the key
 }
 
 // Load is the body of a Load.

@@ -4,21 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"github.com/kisflow/kisflow/kis"
 )
 
-// tableState is the latest row of a key that the hand-off brought.
-type tableState struct {
-	t    int64
-	text []byte // nil: none came yet
-	row  *kis.Row
-}
-
 // table runs a Load as a table: what comes in through the hand-off is kept, the latest row of each key; what comes
 // from the step before goes on with fields of it.
 type table struct {
+	latestRows
 	frame   *frame
 	sets    []emit // nil: all fields that the row lacks
 	missing string
@@ -48,57 +41,18 @@ func (b *builder) table(body *Load) func(*frame) (kis.Runner, error) {
 	}
 }
 
-// Activate reads what Encode wrote.
-func (r *table) Activate(encoded []byte) (any, error) {
-	s := &tableState{}
-	if len(encoded) == 0 {
-		return s, nil
-	}
-	row, err := kis.ParseRow(encoded)
-	if err != nil {
-		return nil, fmt.Errorf("read state: %w", err)
-	}
-	t, _ := row.Get("time")
-	v, ok := row.Get("row")
-	if !ok || v.Kind() != kis.Object {
-		return s, nil
-	}
-	s.t, s.text = t.Int(), []byte(v.Text())
-	return s, nil
-}
-
-// Encode writes {"time":...,"row":{...}}.
-func (r *table) Encode(dst []byte, state any) ([]byte, error) {
-	s, ok := state.(*tableState)
-	if !ok || s == nil || s.text == nil {
-		return dst, nil
-	}
-	dst = strconv.AppendInt(append(dst, `{"time":`...), s.t, 10)
-	dst = append(append(dst, `,"row":`...), s.text...)
-	return append(dst, '}'), nil
-}
-
 // Handle keeps a row of the table, or adds fields of it to a row of the stream.
 func (r *table) Handle(c *kis.Call) error {
 	if c.Timer != nil {
 		return nil // of another revision
 	}
-	s, _ := c.State.(*tableState)
+	s, _ := c.State.(*latestRow)
 	if s == nil {
 		return kis.Stop(errors.New("a table was called without the state of its key"))
 	}
 	f, row := r.frame, c.Rows[0]
 	if c.Loaded {
-		t := c.Metas[0].Time.UnixMilli()
-		if s.text != nil && t < s.t {
-			return nil // older than the one that is there
-		}
-		text := row.AppendJSON(nil) // all of it: another revision may look at other fields
-		if len(text) > MaxState {
-			return fmt.Errorf("the table's row has %d bytes; the most is %d", len(text), MaxState)
-		}
-		s.t, s.text, s.row = t, text, nil
-		return nil
+		return s.keep(row, c.Metas[0], false)
 	}
 	if s.text == nil {
 		switch r.missing {

@@ -52,7 +52,7 @@ func (n *Node) planOf(ctx context.Context, files []api.File) (api.Plan, *flowdef
 		p.Changes = append(p.Changes, api.Change{Kind: c.Kind, Name: c.Name, Action: c.Change, Diff: strings.Join(c.Lines, "\n"), Notes: []string{}})
 	}
 	if len(mistakes.Errors()) == 0 { // else it would not be what is meant
-		for _, name := range affected(target, diff) {
+		for _, name := range n.touched(target, affected(target, diff)) {
 			p.Flows = append(p.Flows, n.flowPlan(ctx, target, name))
 		}
 		p.Notes = n.filesSayElse(target, diff)

@@ -326,6 +326,9 @@ func (n *Node) Flow(ctx context.Context, name string) (api.Flow, error) {
 	}
 	n.mu.Lock()
 	set, def := n.set, flowNamed(n.set, name)
+	if e := n.catalog.Flows[name]; e != nil {
+		set = set.With(e.Outside)
+	}
 	n.mu.Unlock()
 	if def == nil {
 		return api.Flow{}, api.Errorf(api.ErrNotFound, "no flow %q; %s", name, n.flowNames())
@@ -413,7 +416,7 @@ func (n *Node) outputs(set *flowdef.Set, s *flowdef.Step, fn *flowdef.Func, out 
 	out.Outputs = append(out.Outputs, o)
 }
 
-var inputKinds = map[actors.InputKind]string{actors.Entry: "entry", actors.Load: "handoff", actors.HandOff: "stage"}
+var inputKinds = map[actors.InputKind]string{actors.Entry: "entry", actors.Load: "handoff", actors.HandOff: "stage", actors.Kept: "kept"}
 
 func (n *Node) flowLag(r *actors.Running, rep *actors.Report) []api.Lag {
 	def := r.Definition()
@@ -421,10 +424,10 @@ func (n *Node) flowLag(r *actors.Running, rep *actors.Report) []api.Lag {
 	for i, in := range rep.Inputs {
 		l := api.Lag{Flow: r.Name(), Kind: inputKinds[in.Kind], Stream: in.Stream, Subject: strings.Join(in.Filter, " "), State: api.StateRunning,
 			Newest: in.Last, Committed: in.Dealt, Lag: in.Lag}
-		if i < len(def.Inputs) && len(def.Steps) > 0 {
-			l.Step = def.Steps[def.Inputs[i].Step].Name
+		if in.Step < len(def.Steps) {
+			l.Step = def.Steps[in.Step].Name
 		}
-		if l.Subject == "" && in.Kind != actors.HandOff {
+		if l.Subject == "" && in.Kind != actors.HandOff && in.Kind != actors.Kept {
 			l.Subject = strings.Join(n.entrySubjects(r.Name()), " ")
 		}
 		if in.Reason != nil {

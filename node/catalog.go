@@ -49,7 +49,9 @@ type flowEntry struct {
 	Documents []document `json:"documents"`    // the definitions of the revision that runs: its own, its functions', their connectors'
 	By        string     `json:"by,omitempty"` // who applied it
 	Note      string     `json:"note,omitempty"`
-	Removing  []removal  `json:"removing,omitempty"` // what this revision has made of no use, and is still there
+	// Outside is what the revision takes from definitions of other flows.
+	Outside  flowdef.Outside `json:"outside,omitzero"`
+	Removing []removal       `json:"removing,omitempty"` // what this revision has made of no use, and is still there
 	// Begun is the revision with which each step began: as what it is now, with what it keeps.
 	Begun map[string]uint64 `json:"begun,omitempty"`
 }

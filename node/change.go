@@ -53,6 +53,7 @@ func (n *Node) flowPlan(ctx context.Context, target *flowdef.Set, name string) a
 	n.mu.Unlock()
 	base := definitionsOf(e)
 	from, to := flowNamed(base, name), flowNamed(target, name)
+	target = target.With(outside(target, to, e))
 	c := flowdef.CompareFlows(base, target, name)
 	p := api.FlowPlan{Flow: name, Action: "added", To: 1, Settings: c.Settings, Steps: []api.StepPlan{}, Notes: []string{}}
 	if e != nil {
@@ -75,6 +76,14 @@ func (n *Node) flowPlan(ctx context.Context, target *flowdef.Set, name string) a
 				sp.Changes = append(sp.Changes, fmt.Sprintf("another key (%s): the step begins without state", keyText(s.MustAfter)))
 			} else {
 				sp.Changes = append(sp.Changes, "what it keeps has another form (a window, a join, an aggregate in a window): the step begins without state")
+			}
+		}
+		if s.To > 0 {
+			if more := n.planTables(ctx, base, target, s.Function); len(more) > 0 {
+				sp.Changes = append(sp.Changes, more...)
+				if s.Action == flowdef.StepKept {
+					sp.Action = string(flowdef.StepChanged)
+				}
 			}
 		}
 		if running != nil && (sp.State == api.StateIsDropped || sp.State == api.StateIsMigrated) {
@@ -219,6 +228,7 @@ func begin(f *actors.Flow, begun map[string]uint64) {
 	for i := range f.Steps {
 		f.Steps[i].Begun = begun[f.Steps[i].Name]
 	}
+	beginKept(f)
 }
 
 // finishRemovals removes what the entry's list says, with the flow running; then the list is empty. What fails is

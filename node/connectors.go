@@ -147,6 +147,10 @@ func (pl *planner) lookup(set *flowdef.Set, flow string, def *flowdef.Step, fn *
 	if pl.functions[fn.Name] != nil {
 		return nil, false, nil
 	}
+	if h, ok := set.LookedUp(fn); ok {
+		f, err := pl.handOffLookup(set, flow, def, fn, h.Value)
+		return f, true, err
+	}
 	conn, ok := lookupOf(set, fn, pl.connectors)
 	if !ok {
 		return nil, false, nil
@@ -159,7 +163,7 @@ func (pl *planner) lookup(set *flowdef.Set, flow string, def *flowdef.Step, fn *
 	if err := pl.connectors.Ready(d, kis.UseLookup); err != nil {
 		return nil, true, fmt.Errorf("%s: %s: %w", conn.Pos, where, err)
 	}
-	spec := specOf(fn)
+	spec := specOf(set, fn)
 	spec.Load.Lookup.Where, spec.Load.Lookup.From = where, pl.connectors.Lookup(d)
 	spec.Load.Lookup.Counts = pl.lookups.of(flow, def.Name)
 	f, ms := functions.New(spec)

@@ -41,8 +41,8 @@ func TestLintLookups(t *testing.T) {
 		{"key of no field", flow + "load: {key: row.usr}\n" + redis, []string{`f.yaml:11:17: no row has the field usr, at step "F" of flow "A" [KF3001] (did you mean user?`}},
 		{"wrong expression", flow + "load: {key: row.user, set: {n: fuond.n}}\n" + redis, []string{`f.yaml:11:32: unknown name fuond [KF4001]`}},
 		{"unknown type", flow + "load: {key: row.user}\n---\nkistype: conn\ncname: c\ntype: mysql\n", []string{`f.yaml:10:17: function F: connector c has type "mysql"`}},
-		{"handoff", flow + "load: {as: lookup, key: row.user, handoff: h}\n" + redis, []string{`f.yaml:11:35: handoff is for a Load of a hand-off, and this is a look-up [KF1021]`}},
-		{"no connector", strings.Replace(flow, "option: {cname: c}\n", "", 1) + "load: {as: lookup, key: row.user}\n", []string{`f.yaml:10:12: a look-up names no connector [KF1014]`}},
+		{"handoff", flow + "load: {as: lookup, key: row.user, handoff: h}\n" + redis, []string{`f.yaml:11:35: handoff is for a Load of a hand-off, and this is a look-up through a connector [KF1021]`}},
+		{"no connector", strings.Replace(flow, "option: {cname: c}\n", "", 1) + "load: {as: lookup, key: row.user}\n", []string{`f.yaml:10:12: a look-up names neither a connector nor a hand-off [KF1014]`}},
 		{"keys of a table", flow + "source: {must: [user]}\nload: {as: table, handoff: h, cache: 1m}\n" + strings.Replace(redis, "redis", "nats", 1), []string{`f.yaml:12:31: cache is for a Load as a look-up [KF1021]`}},
 		{"not used", "kistype: conn\ncname: c\ntype: redis\nparams: {args1: x, mdoe: y}\n", []string{`f.yaml:4:20: warning: a connector of type redis has no parameter "mdoe" [KF4003]`}},
 	} {

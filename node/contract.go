@@ -68,6 +68,7 @@ func lintFields(set *flowdef.Set, native, faulty map[string]bool) (flowdef.Mista
 		t.into[l.To] = append(t.into[l.To], l)
 		from[l.From] = append(from[l.From], l.To)
 	}
+	t.follows(from)
 	stale, runs := make(map[*flowdef.Flow]bool), make(map[*flowdef.Flow]int)
 	for _, f := range order {
 		stale[f] = true
@@ -102,7 +103,7 @@ func lintFields(set *flowdef.Set, native, faulty map[string]bool) (flowdef.Mista
 // saved returns the fields that a Save may write, but those of its key; nil if nobody knows, or it has no key.
 func (t *tracer) saved(f *flowdef.Flow, step int) []string {
 	fn, rows := t.set.Funcs[f.Steps[step].Function.Value], t.given[place{f, step}]
-	if fn == nil || rows == nil || rows.Open || rows.guess || t.opaque(fn) || len(fn.Source.Must) == 0 {
+	if fn == nil || rows == nil || rows.Open || rows.guess || t.opaque(fn) || len(fn.Key()) == 0 {
 		return nil
 	}
 	must := mustOf(fn)
@@ -196,6 +197,9 @@ func (t *tracer) entry(f *flowdef.Flow, i int) *rows {
 func (t *tracer) load(f *flowdef.Flow, i int, fn *flowdef.Func, now *rows) *rows {
 	handOff, ok := t.set.Handoff(fn)
 	if fn.Load != nil && fn.Load.Lookup != nil && !t.opaque(fn) {
+		if h, asks := t.set.LookedUp(fn); asks && now != nil {
+			return t.beside(f, i, fn, now, t.savedTo(h.Value))
+		}
 		if now == nil {
 			return nil
 		}
@@ -237,16 +241,72 @@ func (t *tracer) table(f *flowdef.Flow, i int, fn *flowdef.Func, now, in *rows) 
 	if now == nil {
 		return nil
 	}
-	at, beside := place{f, i}, &functions.Shape{Open: true} // of a table to which no row gets
-	if in != nil {
+	if in != nil { // else no row gets to the table
+		at := place{f, i}
 		keyed := t.infer(fn, functions.Spec{Name: fn.Name, Mode: kis.Verify, Must: mustOf(fn)}, in.Shape, nil)
 		t.findings(at, fn, *in, keyed)
-		beside = &keyed.contract.Out
+		in = &rows{keyed.contract.Out, in.guess}
+	}
+	return t.beside(f, i, fn, now, in)
+}
+
+// beside is what is known of rows with fields of others that a function has at hand; nil: nothing is known of those.
+func (t *tracer) beside(f *flowdef.Flow, i int, fn *flowdef.Func, now, in *rows) *rows {
+	at, beside := place{f, i}, &functions.Shape{Open: true}
+	if in != nil {
+		beside = &in.Shape
 	}
 	now = &rows{t.needs(at, fn, *now), now.guess}
-	made := t.infer(fn, specOf(fn), now.Shape, beside)
+	made := t.infer(fn, specOf(t.set, fn), now.Shape, beside)
 	t.findings(at, fn, rows{now.Shape, now.guess || in != nil && in.guess}, made)
 	return &rows{made.contract.Out, now.guess || in != nil && in.guess}
+}
+
+// savedTo is what is known of the rows that flows save to a hand-off; nil: nothing is.
+func (t *tracer) savedTo(handOff string) (in *rows) {
+	for _, f := range t.set.Flows {
+		for i := range f.Steps {
+			fn := t.set.Funcs[f.Steps[i].Function.Value]
+			if fn == nil || fn.Mode != string(kis.Save) {
+				continue
+			}
+			if h, ok := t.set.Handoff(fn); !ok || h.Value != handOff {
+				continue
+			}
+			if !f.Enabled || t.native[fn.Name] {
+				return nil
+			}
+			in = either(in, t.given[place{f, i}])
+		}
+	}
+	return in
+}
+
+// follows adds the flows that ask for what others save to those that are looked at again when these save other rows.
+func (t *tracer) follows(from map[*flowdef.Flow][]*flowdef.Flow) {
+	for _, f := range t.set.Flows {
+		for _, s := range f.Steps {
+			fn := t.set.Funcs[s.Function.Value]
+			if fn == nil {
+				continue
+			}
+			h, ok := t.set.LookedUp(fn)
+			if !ok {
+				continue
+			}
+			for _, g := range t.set.Flows {
+				for _, s := range g.Steps {
+					save := t.set.Funcs[s.Function.Value]
+					if save == nil || save.Mode != string(kis.Save) {
+						continue
+					}
+					if at, ok := t.set.Handoff(save); ok && at.Value == h.Value {
+						from[g] = append(from[g], f)
+					}
+				}
+			}
+		}
+	}
 }
 
 // either is what is known of rows that are one or the other; nil: there are none.
@@ -281,7 +341,7 @@ func (t *tracer) offered(fn *flowdef.Func) *rows {
 func (t *tracer) step(f *flowdef.Flow, i int, fn *flowdef.Func, in rows) (out rows, sent *rows) {
 	at := place{f, i}
 	in.Shape = t.needs(at, fn, in)
-	spec := specOf(fn)
+	spec := specOf(t.set, fn)
 	opaque := t.opaque(fn)
 	if opaque {
 		spec = functions.Spec{Name: fn.Name, Mode: kis.Verify, Must: spec.Must}
@@ -301,6 +361,9 @@ func (t *tracer) step(f *flowdef.Flow, i int, fn *flowdef.Func, in rows) (out ro
 			for _, field := range fn.Save.Fields {
 				t.want(at, saved, field, functions.Anything())
 			}
+		}
+		for _, field := range fn.Source.Must { // beside those of the key
+			t.want(at, saved, field, functions.Anything())
 		}
 		return out, &saved
 	case kis.Expand:

@@ -91,7 +91,7 @@ func (n *Node) startEntry(ctx context.Context, name string, e *flowEntry) error 
 	if def == nil || !def.Enabled {
 		return nil
 	}
-	f, err := n.planner.plan(ctx, set, def, e.Revision, e.Starts)
+	f, err := n.planner.plan(ctx, set.With(e.Outside), def, e.Revision, e.Starts)
 	if err != nil {
 		return err
 	}
@@ -162,7 +162,10 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 	e := n.catalog.Flows[def.Name]
 	n.mu.Unlock()
 	running := n.system.Flow(def.Name)
-	if e != nil && fingerprint(e.Documents) == fingerprint(docs) && (running != nil || e.Paused || !def.Enabled) {
+	outside := outside(target, def, e)
+	target = target.With(outside)
+	same := e != nil && fingerprint(e.Documents) == fingerprint(docs) && outside.Equal(e.Outside)
+	if same && (running != nil || e.Paused || !def.Enabled) {
 		return nil
 	}
 	if e != nil && running != nil { // what changes concerns all of its partitions
@@ -172,7 +175,7 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 		}
 		defer scatter()
 	}
-	next := &flowEntry{Revision: 1, UpdatedAt: time.Now().UTC(), Starts: make(starts), Documents: docs}
+	next := &flowEntry{Revision: 1, UpdatedAt: time.Now().UTC(), Starts: make(starts), Documents: docs, Outside: outside}
 	next.By, next.Note = ok.By, ok.Note
 	if e != nil {
 		if len(e.Removing) > 0 && running != nil { // a step that comes back begins without what it has left
@@ -181,7 +184,7 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 			}
 		}
 		next.Revision, next.Paused, next.Starts, next.Removing, next.Begun = e.Revision, e.Paused, maps.Clone(e.Starts), slices.Clone(e.Removing), e.Begun
-		if fingerprint(e.Documents) != fingerprint(docs) {
+		if !same {
 			var leaves []removal
 			leaves, next.Begun = n.succession(e, target, def.Name)
 			next.Revision, next.Removing = e.Revision+1, append(next.Removing, leaves...)

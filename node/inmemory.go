@@ -98,6 +98,7 @@ func (m InMemory) Run(ctx context.Context, set *flowdef.Set) (report InMemoryRep
 	meter := new(actors.Meter)
 	system := actors.NewSystem(s, memory.NewObjects(memory.Options{}), statememory.New(), m.Log, meter, actors.Options{
 		Partitions: min(actors.DefaultPartitions, max(2, runtime.GOMAXPROCS(0))), CacheBytes: 1 << 30, SnapshotBytes: 1 << 62, Owner: owner()})
+	pl.latest = system
 	defer func() {
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 		defer cancel()

@@ -1,12 +1,15 @@
 package node
 
 import (
+	"slices"
+
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/functions"
+	"github.com/kisflow/kisflow/kis"
 )
 
 // modelOf adds to a function what its definition says of windows, aggregates, joins, tables and versions.
-func modelOf(def *flowdef.Func, s *functions.Spec, emit func([]flowdef.EmitField) []functions.EmitField) {
+func modelOf(set *flowdef.Set, def *flowdef.Func, s *functions.Spec, emit func([]flowdef.EmitField) []functions.EmitField) {
 	s.Version, s.Migrate = def.Version, emit(def.Migrate)
 	if c := def.Calculate; c != nil {
 		s.Calculate.Replace = c.Replace.Value
@@ -36,7 +39,49 @@ func modelOf(def *flowdef.Func, s *functions.Spec, emit func([]flowdef.EmitField
 		k := l.Lookup
 		s.Load = &functions.Load{Set: emit(l.Set), Missing: l.Missing, Lookup: &functions.Lookup{Key: k.Key.Value, Cache: k.Cache, CacheSize: k.CacheSize,
 			Timeout: k.Timeout, Where: "connector " + def.Option.Conn.Value}}
+		if h, ok := set.LookedUp(def); ok {
+			s.Load.Lookup.Where, s.Load.Lookup.Fields = "hand-off "+h.Value, keyFields(set, h.Value, k)
+		}
 	}
+	if _, ok := set.Handoff(def); ok && def.Mode == string(kis.Save) {
+		s.Save = &functions.Save{Keep: set.Keeps(def)}
+		for _, m := range def.Source.Must {
+			if !slices.Contains(s.Must, m.Value) {
+				s.Save.Need = append(s.Save.Need, m.Value)
+			}
+		}
+		if !s.Save.Keep && s.Save.Need == nil {
+			s.Save = nil
+		}
+	}
+}
+
+// keyFields are the fields of a hand-off's key as a look-up asks for them; what is wrong with that is told elsewhere.
+func keyFields(set *flowdef.Set, handOff string, l *flowdef.Lookup) []functions.KeyField {
+	key, err := set.TableKey(handOff)
+	if err != nil { // then only what is written can be checked
+		key = nil
+		for _, e := range l.Keys {
+			key = append(key, e.Name)
+		}
+	}
+	fields := []functions.KeyField{}
+	for _, name := range key {
+		f := functions.KeyField{Name: name, Path: "load.key"}
+		for _, e := range l.Keys {
+			if e.Name == name {
+				f.Expr, f.Path = e.Expr.Value, "load.key."+name
+			}
+		}
+		if l.Key.Value != "" {
+			f.Expr = l.Key.Value
+		}
+		fields = append(fields, f)
+	}
+	if len(fields) == 0 && l.Key.Value != "" {
+		fields = append(fields, functions.KeyField{Name: "key", Expr: l.Key.Value, Path: "load.key"})
+	}
+	return fields
 }
 
 // modelText finds the text that a mistake's path names in what modelOf has added. part is the path, rest what is
@@ -95,7 +140,12 @@ func modelText(def *flowdef.Func, part []string, rest string, emit func([]flowde
 			return emit(l.Set, rest), true
 		}
 		if name == "key" && l.Lookup != nil {
-			return l.Lookup.Key, true
+			if t := emit(l.Lookup.Keys, rest); rest != "" && t.Value != "" {
+				return t, true
+			}
+			if l.Lookup.Key.Value != "" {
+				return l.Lookup.Key, true
+			}
 		}
 		return at(l.AsPos)
 	}

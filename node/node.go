@@ -185,7 +185,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	}
 	n.connectors = connectors.NewHost(connectorTypes(n.conn.Client(), o.Connectors)...)
 	n.planner = &planner{streams: n.streams, functions: make(map[string]kis.Function), scripts: n.scripts, client: n.conn.Client(),
-		connectors: n.connectors, lookups: new(lookupCounts)}
+		connectors: n.connectors, lookups: new(lookupCounts), latest: n.system}
 	for _, f := range o.Functions {
 		if n.planner.functions[f.Name()] != nil {
 			return nil, fmt.Errorf("function %s is registered twice", f.Name())

@@ -70,7 +70,7 @@ func lintExpressions(set *flowdef.Set, known map[string]bool) (mistakes flowdef.
 		if known[name] || !hasBody(def) || def.Script != nil || def.Remote != nil {
 			continue
 		}
-		_, ms := functions.New(specOf(def))
+		_, ms := functions.New(specOf(set, def))
 		for _, m := range ms {
 			faulty[name] = true
 			t := textOf(def, m.Path)
@@ -129,8 +129,8 @@ func hasBody(def *flowdef.Func) bool {
 	return true
 }
 
-// specOf is a function's definition as package functions takes it.
-func specOf(def *flowdef.Func) functions.Spec {
+// specOf is a function's definition as package functions takes it. What others in the set save and ask for is part of it.
+func specOf(set *flowdef.Set, def *flowdef.Func) functions.Spec {
 	s := functions.Spec{Name: def.Name, Mode: kis.Mode(def.Mode), Must: mustOf(def)}
 	for _, r := range def.Verify {
 		s.Verify = append(s.Verify, functions.Rule{Rule: r.Rule.Value, Reason: r.Reason, Else: r.Else})
@@ -147,7 +147,7 @@ func specOf(def *flowdef.Func) functions.Spec {
 			s.Calculate.State = append(s.Calculate.State, functions.StateField{Name: f.Name, Init: f.Init.Value, Set: f.Set.Value})
 		}
 	}
-	modelOf(def, &s, emit)
+	modelOf(set, def, &s, emit)
 	if e := def.Expand; e != nil {
 		s.Expand = &functions.Expand{Subject: e.Subject.Value, Emit: emit(e.Emit), When: e.When.Value}
 	}
@@ -156,7 +156,7 @@ func specOf(def *flowdef.Func) functions.Spec {
 
 func mustOf(def *flowdef.Func) []string {
 	var must []string
-	for _, m := range def.Source.Must {
+	for _, m := range def.Key() {
 		must = append(must, m.Value)
 	}
 	return must
@@ -206,8 +206,8 @@ func textOf(def *flowdef.Func, path string) flowdef.Text {
 			}
 		}
 	case len(part) == 3 && part[0] == "source" && part[1] == "must":
-		if i, err := strconv.Atoi(part[2]); err == nil && i >= 0 && i < len(def.Source.Must) {
-			return def.Source.Must[i]
+		if i, err := strconv.Atoi(part[2]); err == nil && i >= 0 && i < len(def.Key()) {
+			return def.Key()[i]
 		}
 	case len(part) >= 2 && part[0] == "expand" && def.Expand != nil:
 		switch part[1] {
@@ -231,6 +231,7 @@ type planner struct {
 
 	connectors *connectors.Host
 	lookups    *lookupCounts
+	latest     latest // of what flows have saved; set before any of them runs
 }
 
 // starts says where a flow began to read its inputs when it was new; the catalog keeps it.
@@ -296,6 +297,9 @@ func (pl *planner) plan(ctx context.Context, set *flowdef.Set, def *flowdef.Flow
 		}
 		f.Inputs = append(f.Inputs, actors.Input{Kind: actors.Load, Name: info.Name + "@" + def.Steps[i].Name, Stream: info.Name, Created: info.Created.UnixNano(),
 			Start: begin, Step: i})
+	}
+	if err := pl.kept(ctx, f); err != nil {
+		return nil, fmt.Errorf("%s: %w", def.Pos, err)
 	}
 	if len(def.Entries) == 0 && loads == 0 {
 		in, err := pl.entry(ctx, &flowdef.Entry{Subject: flowdef.Text{Value: ownEntry(def.Name), Pos: def.Pos}}, at)
@@ -481,7 +485,7 @@ func (pl *planner) function(set *flowdef.Set, fn *flowdef.Func) (kis.Function, e
 	if f, err := pl.body(fn); f != nil || err != nil {
 		return f, err
 	}
-	f, ms := functions.New(specOf(fn))
+	f, ms := functions.New(specOf(set, fn))
 	if len(ms) > 0 {
 		return nil, fmt.Errorf("function %s: %w", fn.Name, ms[0])
 	}

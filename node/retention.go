@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/kisflow/kisflow/actors"
@@ -44,7 +45,7 @@ func (n *Node) cutSaves(ctx context.Context, now time.Time) error {
 	set := n.set
 	n.mu.Unlock()
 	retention := make(map[string]time.Duration)
-	loaded := make(map[string][]string)
+	loaded, saved := make(map[string][]string), make(map[string][]string)
 	for _, flow := range set.Flows {
 		for _, s := range flow.Steps {
 			fn := set.Funcs[s.Function.Value]
@@ -62,6 +63,7 @@ func (n *Node) cutSaves(ctx context.Context, now time.Time) error {
 					keep = fn.Save.Retention
 				}
 				retention[h.Value] = max(retention[h.Value], keep)
+				saved[h.Value] = append(saved[h.Value], flow.Name)
 			case string(kis.Load):
 				loaded[h.Value] = append(loaded[h.Value], flow.Name)
 			}
@@ -69,12 +71,13 @@ func (n *Node) cutSaves(ctx context.Context, now time.Time) error {
 	}
 	var errs []error
 	for name, keep := range retention {
-		errs = append(errs, n.cutSave(ctx, name, loaded[name], now.Add(-keep)))
+		errs = append(errs, n.cutSave(ctx, name, loaded[name], saved[name], now.Add(-keep)))
 	}
 	return errors.Join(errs...)
 }
 
-func (n *Node) cutSave(ctx context.Context, name string, flows []string, before time.Time) error {
+// cutSave cuts one hand-off. Flows that save it read it as well while they take in what they are to keep of it.
+func (n *Node) cutSave(ctx context.Context, name string, flows, savers []string, before time.Time) error {
 	stream := actors.SaveStream(name)
 	info, err := n.streams.Info(ctx, stream)
 	if errors.Is(err, transport.ErrNotFound) {
@@ -84,7 +87,12 @@ func (n *Node) cutSave(ctx context.Context, name string, flows []string, before 
 		return err
 	}
 	below := info.Last + 1
-	for _, f := range flows {
+	for i, f := range slices.Concat(flows, savers) {
+		if i >= len(flows) {
+			if r := n.system.Flow(f); r == nil || len(r.Readers(stream)) == 0 {
+				continue
+			}
+		}
 		at, known, err := n.committed(ctx, f, stream)
 		if err != nil || !known {
 			return err

@@ -178,5 +178,5 @@ func definitionsOf(e *flowEntry) *flowdef.Set {
 		return &flowdef.Set{}
 	}
 	set, _ := setOf(e.Documents) // what was accepted once is read as far as it can be
-	return set
+	return set.With(e.Outside)
 }

@@ -44,6 +44,8 @@ type shadowEntry struct {
 	Documents   []document        `json:"documents"`
 	Outputs     map[string]uint64 `json:"outputs"`      // the streams that the flow writes to, and where they stood
 	DeadLetters uint64            `json:"dead_letters"` // that the flow had
+
+	Outside flowdef.Outside `json:"outside,omitzero"` // as of a flow's entry
 }
 
 func (n *Node) shadowEntry(flow string) *shadowEntry {
@@ -253,12 +255,14 @@ func (n *Node) startShadow(ctx context.Context, flow string, running *actors.Run
 	if err != nil {
 		return err
 	}
+	outside := outside(target, flowNamed(target, flow), e)
+	target = target.With(outside)
 	_, begun := n.succession(e, target, flow)
 	next, err := n.planShadow(ctx, target, flow, e.Revision+1, at, begun)
 	if err != nil {
 		return err
 	}
-	entry := &shadowEntry{Revision: e.Revision, StartedAt: time.Now().UTC(), By: ok.By, Starts: at, Begun: begun,
+	entry := &shadowEntry{Outside: outside, Revision: e.Revision, StartedAt: time.Now().UTC(), By: ok.By, Starts: at, Begun: begun,
 		Documents: documentsFor(target, flowNamed(target, flow)), Outputs: make(map[string]uint64)}
 	keys, took, err := n.system.Copy(ctx, running, first, func() error {
 		for _, stream := range outputStreams(running.Definition()) {
@@ -347,7 +351,7 @@ func (n *Node) resumeShadow(ctx context.Context, flow string) error {
 	if err != nil {
 		return err
 	}
-	f, err := n.planShadow(ctx, set, flow, e.Revision+1, e.Starts, e.Begun)
+	f, err := n.planShadow(ctx, set.With(e.Outside), flow, e.Revision+1, e.Starts, e.Begun)
 	if err != nil {
 		return err
 	}
