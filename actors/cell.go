@@ -20,7 +20,9 @@ type cell struct {
 	credit    *credit
 	ctx       context.Context
 	cancel    context.CancelFunc
-	leaving   atomic.Bool              // it is placed on another node: nothing more is taken up
+	leaving   atomic.Bool   // it is placed on another node: nothing more is taken up
+	ended     chan struct{} // closed when the actor has ended: what is asked then finds nobody
+	end       sync.Once
 	failed    func(c *cell, err error) // called once, from the actor, when the partition is of no use any more
 	p         *Partition               // the actor's alone
 	held      int                      // rows whose credit is kept back while the partition is full
@@ -29,9 +31,9 @@ type cell struct {
 	worked    time.Time                // when the last batch was done
 	state     atomic.Int32             // cellState
 	restless  atomic.Bool
-	told      map[int]int64 // by input: the event time that the partition was told of; the ticker's alone
-	aside     func(f func())            // calls f beside the partition
-	moving    bool                      // the partition's snapshot is being moved on beside it
+	told      map[int]int64  // by input: the event time that the partition was told of; the ticker's alone
+	aside     func(f func()) // calls f beside the partition
+	moving    bool           // the partition's snapshot is being moved on beside it
 	linger    *time.Timer
 	lingering bool // the linger message is awaited before the work message is sent
 
@@ -172,14 +174,20 @@ func (c *cell) leave() {
 		cancel()
 	}
 	c.cancel()
-	c.box.Stop()
 	c.mu.Lock()
 	if c.reason == nil {
 		c.reason = errLeft
 	}
 	c.mu.Unlock()
+	c.stop()
 	c.state.Store(int32(cellFailed))
 	c.restless.Store(false)
+}
+
+// stop ends the actor, and returns when it has ended.
+func (c *cell) stop() {
+	c.box.Stop()
+	c.end.Do(func() { close(c.ended) })
 }
 
 // moveSnapshot lets the partition's snapshot go on beside it, if one is being written.
@@ -298,5 +306,15 @@ func (c *cell) ask(ctx context.Context, f func(*Partition) error) error {
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("partition %s: %w", c.name, ctx.Err())
+	case <-c.ended:
+		select {
+		case err := <-done: // it was the last one
+			return err
+		default:
+		}
+		if err := c.why(); err != nil {
+			return err
+		}
+		return errLeft // the flow stops
 	}
 }

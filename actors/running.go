@@ -312,7 +312,7 @@ func (r *Running) put(c *cell) {
 				r.cells[i] = c
 			}
 		}
-		go old.box.Stop()
+		go old.stop()
 	} else {
 		r.cells = append(r.cells, c)
 	}
@@ -840,7 +840,7 @@ func (r *Running) Stop(ctx context.Context) error {
 	r.cancel()
 	for _, c := range r.all() {
 		c.credit.end()
-		c.box.Stop()
+		c.stop()
 		r.system.meter.gone(c.name)
 	}
 	r.wg.Wait()
