@@ -200,7 +200,7 @@ var keys = []Key{
 	{Kind: "global", Path: "cluster.join", Type: typeTexts, Doc: "Those addresses of the one, three or five nodes that JetStream runs on; the same at all nodes."},
 	{Kind: "global", Path: "cluster.actors_listen", Type: typeText, Default: "the host of cluster.listen, a free port", Doc: "Address for calls of other nodes."},
 	{Kind: "global", Path: "cluster.actors_advertise", Type: typeText, Default: "cluster.actors_listen", Doc: "Where they reach it."},
-	{Kind: "global", Path: "cluster.lease", Type: typeDuration, Default: "2s", Doc: "How long a node may be silent before others take its partitions over."},
+	{Kind: "global", Path: "cluster.lease", Type: typeDuration, Default: "5s", Doc: "How long a node may be silent before others take its partitions over."},
 	{Kind: "global", Path: "cluster.standbys", Type: typeInt, Default: "1", Doc: "How many nodes keep a warm copy of each partition beside its owner: 0 to 2."},
 	{Kind: "global", Path: "cluster.replicas", Type: typeInt, Default: "3 where JetStream runs on as many nodes, else 1", Doc: "Replicas of every stream."},
 	{Kind: "global", Path: "security", Type: typeMapping, Default: "plain text, on loopback only", Doc: "Certificates and the user, for NATS, between its servers, and for calls between nodes."},

@@ -297,7 +297,12 @@ func (n *Node) connect(ctx context.Context) (err error) {
 	power := n.opt.Durability == "power"
 	o := nats.ConnectOptions{URL: n.opt.NATS, Name: "kisnode", Log: n.log}
 	if n.opt.NATS == "" {
-		n.server, err = nats.Embed(ctx, nats.Options{Dir: filepath.Join(n.opt.Data, "nats"), Listen: n.opt.NATSListen, SyncAlways: power, Log: n.log.With("part", "nats")})
+		so := nats.Options{Dir: filepath.Join(n.opt.Data, "nats"), Listen: n.opt.NATSListen, SyncAlways: power, Log: n.log.With("part", "nats")}
+		if n.opt.ClusterListen != "" {
+			so.Name = n.opt.NodeName
+			so.Cluster = &nats.ClusterOptions{Name: n.opt.ClusterName, Listen: n.opt.ClusterListen, Advertise: n.opt.ClusterAdvertise, Join: n.opt.Join}
+		}
+		n.server, err = nats.Embed(ctx, so)
 		if err != nil {
 			return err
 		}
@@ -306,7 +311,7 @@ func (n *Node) connect(ctx context.Context) (err error) {
 	if n.conn, err = nats.Connect(ctx, o); err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	streams := nats.NewStreams(n.conn, nats.StreamsOptions{SyncAlways: power})
+	streams := nats.NewStreams(n.conn, nats.StreamsOptions{SyncAlways: power, Replicas: n.opt.Replicas})
 	n.streams = streams
 	n.objects, err = nats.NewObjects(streams, nats.SnapshotBucket)
 	return err

@@ -43,7 +43,7 @@ type Options struct {
 	Join             []string      // those addresses of the fixed set of nodes that JetStream runs on: 1, 3 or 5
 	ActorsListen     string        // address for calls of other nodes; default the host of ClusterListen, or 127.0.0.1, with a free port
 	ActorsAdvertise  string        // where others reach it; default ActorsListen
-	Lease            time.Duration // how long a node may be silent before others take its partitions; default 2 s
+	Lease            time.Duration // how long a node may be silent before others take its partitions; default 5 s
 	Standbys         int           // nodes that keep a warm copy of a partition beside its owner; 0 to 2; default 1, and NoStandbys for 0
 	Replicas         int           // of every stream; default 3 where JetStream runs on as many nodes, else 1
 
@@ -108,7 +108,7 @@ func (o Options) withClusterDefaults() Options {
 		o.ActorsListen = net.JoinHostPort(host, "0")
 	}
 	if o.Lease == 0 {
-		o.Lease = 2 * time.Second
+		o.Lease = 5 * time.Second
 	}
 	if o.Standbys == 0 {
 		o.Standbys = 1
@@ -306,7 +306,7 @@ func command(worker string, functions []kis.Function, connectors ...kis.Connecto
 	f.StringSliceVar(&o.Join, "join", nil, "the --cluster-listen addresses of the one, three or five nodes that JetStream runs on; the same at all nodes")
 	f.StringVar(&o.ActorsListen, "actors-listen", "", "address for calls of other nodes (default: the host of --cluster-listen, a free port)")
 	f.StringVar(&o.ActorsAdvertise, "actors-advertise", "", "where they reach it (default --actors-listen)")
-	f.DurationVar(&o.Lease, "lease", 0, "how long a node may be silent before others take its partitions over (default 2s)")
+	f.DurationVar(&o.Lease, "lease", 0, "how long a node may be silent before others take its partitions over (default 5s)")
 	f.IntVar(&o.Standbys, "standbys", 0, "how many nodes keep a warm copy of each partition: 0 to 2 (default 1)")
 	f.IntVar(&o.Replicas, "replicas", 0, "replicas of every stream (default 3 where JetStream runs on as many nodes, else 1)")
 	f.StringVar(&o.Cert, "cert", "", "file of this node's certificate, for NATS and for calls between nodes")
