@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/kisflow/kisflow/bench/load"
+	"github.com/kisflow/kisflow/bench/program"
 )
 
 // rest is what a system costs that has nothing to do, and how it comes back.
@@ -46,14 +47,14 @@ func (s *system) rest(ctx context.Context, keys int, idle time.Duration) (rest, 
 	if r.IdleEmpty, err = s.idle(ctx, idle); err != nil {
 		return r, err
 	}
-	if r.MemoryEmpty, err = resident(s.worker); err != nil {
+	if r.MemoryEmpty, err = program.Resident(s.worker); err != nil {
 		return r, err
 	}
 	few := keys / 5
 	if _, err := s.fill(ctx, load.Spec{Events: few, Users: few, Seed: 7}, idle); err != nil {
 		return r, err
 	}
-	if r.MemoryFew, err = resident(s.worker); err != nil {
+	if r.MemoryFew, err = program.Resident(s.worker); err != nil {
 		return r, err
 	}
 	expect, err := s.fill(ctx, load.Spec{Events: keys - few, Users: keys - few, Seed: 8, After: int64(few)}, idle)
@@ -63,7 +64,7 @@ func (s *system) rest(ctx context.Context, keys int, idle time.Duration) (rest, 
 	if r.IdleKeys, err = s.idle(ctx, idle); err != nil {
 		return r, err
 	}
-	if r.MemoryKeys, err = resident(s.worker); err != nil {
+	if r.MemoryKeys, err = program.Resident(s.worker); err != nil {
 		return r, err
 	}
 	for u := range min(1000, keys-few) {
@@ -88,7 +89,7 @@ func (s *system) fill(ctx context.Context, spec load.Spec, idle time.Duration) (
 
 // idle is the share of a core, in percent, that a system uses though nothing happens.
 func (s *system) idle(ctx context.Context, d time.Duration) (float64, error) {
-	before, err := usage(s.measured()...)
+	before, err := program.Usage(s.measured()...)
 	if err != nil {
 		return 0, err
 	}
@@ -97,13 +98,13 @@ func (s *system) idle(ctx context.Context, d time.Duration) (float64, error) {
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	after, err := usage(s.measured()...)
+	after, err := program.Usage(s.measured()...)
 	return 100 * (after - before).Seconds() / d.Seconds(), err
 }
 
 // recover kills the worker, starts it again, and sends one more order of a known user.
 func (s *system) recover(ctx context.Context, r *rest, before load.Total) error {
-	s.worker.kill()
+	s.worker.Kill()
 	start := time.Now()
 	if err := s.startWorker(ctx); err != nil {
 		return err
@@ -121,7 +122,7 @@ func (s *system) recover(ctx context.Context, r *rest, before load.Total) error 
 	want := before
 	want.Add(order.Amount)
 	m := &nats.Msg{Subject: inSubject, Data: order.AppendJSON(nil, time.Now().UnixMilli())}
-	err = s.worker.waitFor(ctx, "publish after the restart", startLimit, func() error {
+	err = s.worker.WaitFor(ctx, "publish after the restart", startLimit, func() error {
 		m.Header = nats.Header{"Nats-Msg-Id": {"after-restart"}} // stored once, however often it is sent
 		_, err := s.js.PublishMsg(ctx, m)
 		return err
@@ -129,7 +130,7 @@ func (s *system) recover(ctx context.Context, r *rest, before load.Total) error 
 	if err != nil {
 		return err
 	}
-	err = s.worker.waitFor(ctx, "output after the restart", startLimit, func() error {
+	err = s.worker.WaitFor(ctx, "output after the restart", startLimit, func() error {
 		last, err := stream.GetLastMsgForSubject(ctx, outSubject)
 		if err != nil {
 			return err

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/kisflow/kisflow/bench/load"
+	"github.com/kisflow/kisflow/bench/program"
 )
 
 // bench is one call of this program.
@@ -84,7 +85,7 @@ func (b *bench) main(ctx context.Context, write bool) (err error) {
 			return err
 		}
 	}
-	root, err := moduleRoot()
+	root, err := program.ModuleRoot()
 	if err != nil {
 		return err
 	}
@@ -133,11 +134,11 @@ func (b *bench) build(ctx context.Context, g group, built map[string]error) erro
 	for _, name := range g.Needs {
 		if _, done := built[name]; !done {
 			fmt.Fprintln(os.Stderr, "building", name)
-			tree, program := ".", name
+			tree, from := ".", name
 			if p, ok := strings.CutSuffix(name, older); ok {
-				tree, program = b.against, p
+				tree, from = b.against, p
 			}
-			built[name] = build(ctx, tree, filepath.Join(b.bin, name), packages[program], os.Stderr)
+			built[name] = program.Build(ctx, tree, filepath.Join(b.bin, name), packages[from], os.Stderr)
 		}
 		if built[name] != nil {
 			return built[name]
@@ -328,17 +329,17 @@ func (b *bench) memory(ctx context.Context, file string, spec load.Spec) (run, e
 	}
 	defer out.Close()
 	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "kisctl"), "run", filepath.Join("bench", "flows", "order-totals"))
-	var log tail
+	var log program.Tail
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &log
 	start, machine := time.Now(), time.Duration(0)
-	if machine, err = machineTime(); err != nil {
+	if machine, err = program.MachineTime(); err != nil {
 		return run{}, err
 	}
 	if err := cmd.Run(); err != nil {
 		return run{}, fmt.Errorf("kisctl run: %w:\n%s", err, &log)
 	}
 	elapsed, after := time.Since(start), time.Duration(0)
-	if after, err = machineTime(); err != nil {
+	if after, err = program.MachineTime(); err != nil {
 		return run{}, err
 	}
 	used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
@@ -353,28 +354,4 @@ func (b *bench) memory(ctx context.Context, file string, spec load.Spec) (run, e
 		CPU:    used.Seconds() / float64(spec.Events) * 1e6,
 		Others: max(0, (after-machine-used).Seconds()/elapsed.Seconds()),
 	}, expect.Done()
-}
-
-// moduleRoot is the folder of go.mod.
-func moduleRoot() (string, error) {
-	out, err := exec.Command("go", "env", "GOMOD").Output()
-	if err != nil {
-		return "", fmt.Errorf("go env GOMOD: %w", err)
-	}
-	file := strings.TrimSpace(string(out))
-	if !strings.HasSuffix(file, "go.mod") {
-		return "", errors.New("run it inside the module")
-	}
-	return filepath.Dir(file), nil
-}
-
-func median(values []float64) float64 {
-	if len(values) == 0 {
-		return 0
-	}
-	v := slices.Sorted(slices.Values(values))
-	if n := len(v); n%2 == 0 {
-		return (v[n/2-1] + v[n/2]) / 2
-	}
-	return v[len(v)/2]
 }

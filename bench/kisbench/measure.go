@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/kisflow/kisflow/bench/load"
+	"github.com/kisflow/kisflow/bench/program"
 )
 
 // run is one measured run.
@@ -57,7 +58,7 @@ func (s *system) throughput(ctx context.Context, j job, expect *load.Expect) (ru
 		return run{}, err
 	}
 	if err := s.publisher(j).Publish(ctx, j.Spec); err != nil {
-		return run{}, fmt.Errorf("%w\n%s", err, s.worker.log)
+		return run{}, fmt.Errorf("%w\n%s", err, s.worker.Log)
 	}
 	for {
 		last, err := s.settled(ctx)
@@ -148,23 +149,18 @@ func (s *system) latency(ctx context.Context, j job, expect *load.Expect) (run, 
 	case <-time.After(time.Minute):
 		reading.Stop()
 		<-reading.Closed()
-		return run{}, fmt.Errorf("a minute after the last order: %w\n%s", expect.Done(), s.worker.log)
+		return run{}, fmt.Errorf("a minute after the last order: %w\n%s", expect.Done(), s.worker.Log)
 	}
 	r, err := m.read(j.Spec.Events, time.Now())
 	if err != nil {
 		return run{}, err
 	}
 	slices.Sort(took)
-	r.P50, r.P99, r.Max = ms(quantile(took, 0.5)), ms(quantile(took, 0.99)), ms(took[len(took)-1])
+	r.P50, r.P99, r.Max = ms(program.Quantile(took, 0.5)), ms(program.Quantile(took, 0.99)), ms(took[len(took)-1])
 	return r, expect.Done()
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-// quantile of sorted values: the smallest that the share q of them does not exceed.
-func quantile[T any](sorted []T, q float64) T {
-	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
-}
 
 // meter takes a system's processor time.
 type meter struct {
@@ -174,27 +170,27 @@ type meter struct {
 }
 
 func startMeter(s *system) (m meter, err error) {
-	m = meter{s: s, start: time.Now(), own: ownTime()}
-	if m.used, err = usage(s.measured()...); err != nil {
+	m = meter{s: s, start: time.Now(), own: program.OwnTime()}
+	if m.used, err = program.Usage(s.measured()...); err != nil {
 		return m, err
 	}
-	m.machine, err = machineTime()
+	m.machine, err = program.MachineTime()
 	return m, err
 }
 
 // read is a run of so many orders that ended at end.
 func (m meter) read(orders int, end time.Time) (run, error) {
-	used, err := usage(m.s.measured()...)
+	used, err := program.Usage(m.s.measured()...)
 	if err != nil {
 		return run{}, err
 	}
-	machine, err := machineTime()
+	machine, err := program.MachineTime()
 	if err != nil {
 		return run{}, err
 	}
 	used -= m.used
 	elapsed := end.Sub(m.start)
-	others := machine - m.machine - used - (ownTime() - m.own)
+	others := machine - m.machine - used - (program.OwnTime() - m.own)
 	return run{
 		Seconds: elapsed.Seconds(),
 		Rate:    float64(orders) / elapsed.Seconds(),
@@ -225,7 +221,7 @@ func (s *system) settled(ctx context.Context) (time.Time, error) {
 		if err != nil {
 			return time.Time{}, err
 		}
-		if err := s.worker.gone(); err != nil {
+		if err := s.worker.Gone(); err != nil {
 			return time.Time{}, err
 		}
 		if info.State.LastSeq != last {

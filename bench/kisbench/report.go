@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/kisflow/kisflow/bench/program"
 )
 
 // report is all that one call found out.
@@ -53,28 +54,9 @@ func (r row) met() string {
 }
 
 func newReport(runs int) report {
-	r := report{Date: time.Now().UTC().Format("2006-01-02T15:04:05Z"), Go: runtime.Version(), Runs: runs, Commit: "unknown"}
-	if out, err := exec.Command("git", "rev-parse", "--short=12", "HEAD").Output(); err == nil {
-		r.Commit = strings.TrimSpace(string(out))
-		if out, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no").Output(); err == nil && len(out) > 0 {
-			r.Commit += "-changed"
-		}
+	return report{
+		Date: time.Now().UTC().Format("2006-01-02T15:04:05Z"), Go: runtime.Version(), Runs: runs, Commit: program.Commit(), Machine: program.Machine(),
 	}
-	r.Machine = fmt.Sprintf("%d cores, %s, %s", runtime.NumCPU(), processor(), runtime.GOOS+"/"+runtime.GOARCH)
-	return r
-}
-
-func processor() string {
-	text, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return "processor not known"
-	}
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "processor not known"
 }
 
 // race adds a group's entrants; the first is what the others are compared with.
@@ -89,10 +71,10 @@ func (r *report) race(name string, latency bool, _ job, entrants []entrant, all 
 		values := pick(all[k], figure)
 		w := row{
 			Group: name, Program: e.Name, Figure: what, Limit: e.Limit, Most: e.Ratio, Runs: all[k],
-			Value: median(values), Low: lowest(values), High: highest(values),
-			Rate:   median(pick(all[k], func(x run) float64 { return x.Rate })),
-			P50:    median(pick(all[k], func(x run) float64 { return x.P50 })),
-			Others: median(pick(all[k], func(x run) float64 { return x.Others })),
+			Value: program.Median(values), Low: lowest(values), High: highest(values),
+			Rate:   program.Median(pick(all[k], func(x run) float64 { return x.Rate })),
+			P50:    program.Median(pick(all[k], func(x run) float64 { return x.P50 })),
+			Others: program.Median(pick(all[k], func(x run) float64 { return x.Others })),
 		}
 		if k == 0 {
 			bare = w.Value
@@ -122,7 +104,7 @@ func (r *report) rest(all []rest) {
 		values := pick(all, f.of)
 		r.Rows = append(r.Rows, row{
 			Group: "rest", Program: "YAML", Figure: f.what, Limit: f.limit,
-			Value: median(values), Low: lowest(values), High: highest(values),
+			Value: program.Median(values), Low: lowest(values), High: highest(values),
 		})
 	}
 }

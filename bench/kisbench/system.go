@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/kisflow/kisflow/bench/program"
 )
 
 // setup is what runs: a program, where its NATS is, and how safely both write.
@@ -29,8 +31,8 @@ type system struct {
 	natsURL    string
 	natsListen string
 	listen     string // the node's API
-	broker     *process
-	worker     *process
+	broker     *program.Process
+	worker     *program.Process
 	nc         *nats.Conn
 	js         jetstream.JetStream
 }
@@ -56,10 +58,10 @@ func (b *bench) open(ctx context.Context, c setup) (*system, error) {
 }
 
 func (s *system) open(ctx context.Context) (err error) {
-	if s.natsListen, err = freeAddress(); err != nil {
+	if s.natsListen, err = program.FreeAddress(); err != nil {
 		return err
 	}
-	if s.listen, err = freeAddress(); err != nil {
+	if s.listen, err = program.FreeAddress(); err != nil {
 		return err
 	}
 	s.natsURL = "nats://" + s.natsListen
@@ -85,10 +87,10 @@ func (s *system) startBroker(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if s.broker, err = start(filepath.Join(s.bin, "nats-server"), "-c", config); err != nil {
+	if s.broker, err = program.Start(filepath.Join(s.bin, "nats-server"), "-c", config); err != nil {
 		return err
 	}
-	return s.broker.waitFor(ctx, "nats-server", startLimit, func() error {
+	return s.broker.WaitFor(ctx, "nats-server", startLimit, func() error {
 		nc, err := nats.Connect(s.natsURL)
 		if err == nil {
 			nc.Close()
@@ -115,7 +117,7 @@ func (s *system) startWorker(ctx context.Context) (err error) {
 			args = append(args, "--sync")
 		}
 		ready = func() error {
-			if !s.worker.log.has("ready\n") {
+			if !s.worker.Log.Has("ready\n") {
 				return errors.New("it has not said that it is ready")
 			}
 			return nil
@@ -127,10 +129,10 @@ func (s *system) startWorker(ctx context.Context) (err error) {
 		}
 		args = append(args, "--flows", filepath.Join("bench", "flows", s.Flows), "--listen", s.listen, "--durability", durability)
 	}
-	if s.worker, err = start(filepath.Join(s.bin, s.Program), args...); err != nil {
+	if s.worker, err = program.Start(filepath.Join(s.bin, s.Program), args...); err != nil {
 		return err
 	}
-	return s.worker.waitFor(ctx, s.Program, startLimit, ready)
+	return s.worker.WaitFor(ctx, s.Program, startLimit, ready)
 }
 
 // connect waits until both streams are there.
@@ -141,7 +143,7 @@ func (s *system) connect(ctx context.Context) (err error) {
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		return err
 	}
-	return s.worker.waitFor(ctx, "streams", startLimit, func() error {
+	return s.worker.WaitFor(ctx, "streams", startLimit, func() error {
 		_, err := s.js.StreamNameBySubject(ctx, inSubject)
 		if err == nil {
 			_, err = s.js.StreamNameBySubject(ctx, outSubject)
@@ -151,17 +153,17 @@ func (s *system) connect(ctx context.Context) (err error) {
 }
 
 // measured are the processes whose time counts.
-func (s *system) measured() []*process {
+func (s *system) measured() []*program.Process {
 	if s.broker != nil {
-		return []*process{s.worker, s.broker}
+		return []*program.Process{s.worker, s.broker}
 	}
-	return []*process{s.worker}
+	return []*program.Process{s.worker}
 }
 
 // close stops everything in good order and removes the data.
 func (s *system) close() error {
 	s.nc.Close()
-	err := errors.Join(s.worker.stop(), s.broker.stop())
+	err := errors.Join(s.worker.Stop(), s.broker.Stop())
 	return errors.Join(err, os.RemoveAll(s.dir))
 }
 
@@ -170,8 +172,8 @@ func (s *system) abandon() {
 	if s.nc != nil {
 		s.nc.Close()
 	}
-	s.worker.kill()
-	s.broker.kill()
+	s.worker.Kill()
+	s.broker.Kill()
 	_ = os.RemoveAll(s.dir) // a temporary folder, and there is a mistake to report already
 }
 

@@ -1,4 +1,6 @@
-package main
+// Package program runs the programs that are measured, takes their processor time and memory, and keeps what they print for
+// the day they fail. A Process and what it started is ended by whoever started it, with Stop or Kill.
+package program
 
 import (
 	"bufio"
@@ -7,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -18,19 +21,19 @@ import (
 	"time"
 )
 
-// process is one program that is measured.
-type process struct {
+// Process is one program that is measured.
+type Process struct {
 	cmd    *exec.Cmd
 	name   string
-	log    *tail
+	Log    *Tail
 	exited chan struct{}
 	err    error // of Wait; read it after exited
 }
 
-// start runs a program; what it prints is kept for the day it fails.
-func start(path string, args ...string) (*process, error) {
-	p := &process{cmd: exec.Command(path, args...), name: filepath.Base(path), log: &tail{}, exited: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+// Start runs a program; what it prints is kept for the day it fails.
+func Start(path string, args ...string) (*Process, error) {
+	p := &Process{cmd: exec.Command(path, args...), name: filepath.Base(path), Log: &Tail{}, exited: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = p.Log, p.Log
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.name, err)
 	}
@@ -41,8 +44,11 @@ func start(path string, args ...string) (*process, error) {
 	return p, nil
 }
 
-// stop ends a program in good order and says what it said if that went wrong.
-func (p *process) stop() error {
+// Pid is the process's id.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Stop ends a program in good order and says what it said if that went wrong.
+func (p *Process) Stop() error {
 	if p == nil {
 		return nil
 	}
@@ -50,17 +56,17 @@ func (p *process) stop() error {
 	select {
 	case <-p.exited:
 	case <-time.After(60 * time.Second):
-		p.kill()
-		return fmt.Errorf("%s did not stop within a minute after SIGTERM:\n%s", p.name, p.log)
+		p.Kill()
+		return fmt.Errorf("%s did not stop within a minute after SIGTERM:\n%s", p.name, p.Log)
 	}
 	if p.err != nil {
-		return fmt.Errorf("%s: %w:\n%s", p.name, p.err, p.log)
+		return fmt.Errorf("%s: %w:\n%s", p.name, p.err, p.Log)
 	}
 	return nil
 }
 
-// kill is kill -9.
-func (p *process) kill() {
+// Kill is kill -9.
+func (p *Process) Kill() {
 	if p == nil {
 		return
 	}
@@ -68,46 +74,46 @@ func (p *process) kill() {
 	<-p.exited
 }
 
-// gone says why a program ended though nobody asked it to, or nil.
-func (p *process) gone() error {
+// Gone says why a program ended though nobody asked it to, or nil.
+func (p *Process) Gone() error {
 	if p == nil {
 		return nil
 	}
 	select {
 	case <-p.exited:
-		return fmt.Errorf("%s ended: %v:\n%s", p.name, p.err, p.log)
+		return fmt.Errorf("%s ended: %v:\n%s", p.name, p.err, p.Log)
 	default:
 		return nil
 	}
 }
 
-// waitFor asks again and again until the answer is nil, for at most limit.
-func (p *process) waitFor(ctx context.Context, what string, limit time.Duration, ask func() error) error {
+// WaitFor asks again and again until the answer is nil, for at most limit.
+func (p *Process) WaitFor(ctx context.Context, what string, limit time.Duration, ask func() error) error {
 	end := time.Now().Add(limit)
 	for {
 		err := ask()
 		if err == nil {
 			return nil
 		}
-		if err := errors.Join(ctx.Err(), p.gone()); err != nil {
+		if err := errors.Join(ctx.Err(), p.Gone()); err != nil {
 			return err
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("%s: not within %v: %w:\n%s", what, limit, err, p.log)
+			return fmt.Errorf("%s: not within %v: %w:\n%s", what, limit, err, p.Log)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 }
 
-// tail keeps the last output of a program.
-type tail struct {
+// Tail keeps the last output of a program.
+type Tail struct {
 	mu   sync.Mutex
 	text []byte
 }
 
 const tailSize = 16 << 10
 
-func (t *tail) Write(b []byte) (int, error) {
+func (t *Tail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.text = append(t.text, b...)
@@ -117,20 +123,20 @@ func (t *tail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (t *tail) String() string {
+func (t *Tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return string(t.text)
 }
 
-func (t *tail) has(line string) bool {
+func (t *Tail) Has(line string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return bytes.Contains(t.text, []byte(line))
 }
 
-// usage is the processor time of programs and their descendants so far.
-func usage(ps ...*process) (time.Duration, error) {
+// Usage is the processor time of programs and their descendants so far.
+func Usage(ps ...*Process) (time.Duration, error) {
 	var sum time.Duration
 	for _, p := range ps {
 		d, err := usageOf(p.cmd.Process.Pid)
@@ -195,8 +201,8 @@ func statTime(stat []byte) (time.Duration, error) {
 	return sum, nil
 }
 
-// resident is the memory of a program in bytes.
-func resident(p *process) (int64, error) {
+// Resident is the memory of a program in bytes.
+func Resident(p *Process) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
@@ -214,8 +220,8 @@ func statusBytes(status []byte, name string) (int64, error) {
 	return 0, fmt.Errorf("no %s", name)
 }
 
-// machineTime is the processor time that the whole machine has used.
-func machineTime() (time.Duration, error) {
+// MachineTime is the processor time that the whole machine has used.
+func MachineTime() (time.Duration, error) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, err
@@ -236,7 +242,8 @@ func machineTime() (time.Duration, error) {
 	return sum, nil
 }
 
-func ownTime() time.Duration {
+// OwnTime is the processor time of this program.
+func OwnTime() time.Duration {
 	var r syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
 		return 0
@@ -244,18 +251,22 @@ func ownTime() time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// freeAddress is a loopback address that nobody listens on now.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// FreeAddress is a loopback address that nobody listens on now. It lies below the ports that the kernel gives to connections,
+// so that it is still free when a killed process comes back to it.
+func FreeAddress() (string, error) {
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(18000))
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			continue
+		}
+		return address, l.Close()
 	}
-	address := l.Addr().String()
-	return address, l.Close()
+	return "", errors.New("no free port in 1000 attempts")
 }
 
-// build builds a program of the module in a working tree, or of another that it requires.
-func build(ctx context.Context, tree, to, pkg string, w io.Writer) error {
+// Build builds a program of the module in a working tree, or of another that it requires.
+func Build(ctx context.Context, tree, to, pkg string, w io.Writer) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", to, pkg)
 	cmd.Dir = tree
 	cmd.Stdout, cmd.Stderr = w, w
@@ -263,4 +274,17 @@ func build(ctx context.Context, tree, to, pkg string, w io.Writer) error {
 		return fmt.Errorf("build %s: %w", pkg, err)
 	}
 	return nil
+}
+
+// ModuleRoot is the folder of go.mod.
+func ModuleRoot() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOMOD: %w", err)
+	}
+	file := strings.TrimSpace(string(out))
+	if !strings.HasSuffix(file, "go.mod") {
+		return "", errors.New("run it inside the module")
+	}
+	return filepath.Dir(file), nil
 }
