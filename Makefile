@@ -9,7 +9,7 @@ BIN      := $(CURDIR)/bin
 TOOLS    := $(BIN)/tools
 PACKAGES ?= ./...
 
-.PHONY: help build release test test-short demo bench bench-nexmark bench-model soak lint format generate check-generated clean
+.PHONY: help build release test test-short demo bench bench-nexmark bench-model bench-cluster soak lint format generate check-generated clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -45,6 +45,9 @@ bench-nexmark: ## Print the figures of the Nexmark queries, and whether they rea
 bench-model: ## Print what timers, windows and functions cost, and then the figures of bench-nexmark.
 	$(GO) run ./bench/modelbench
 	$(GO) run ./bench/nexmark/figures $(BENCHFLAGS)
+
+bench-cluster: ## Print the figures of clusters: failover, moves, processor time, recovery, idle.
+	$(GO) run ./bench/clusterbench $(BENCHFLAGS)
 
 soak: build ## Kill the node 1,000 times, and run 20 times the seeds of the simulation: hours.
 	KISFLOW_SOAK=1 $(GO) test -count=1 -timeout 12h -json $(TESTFLAGS) ./actors/... ./test/... | $(GO) run ./internal/testreport

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -108,7 +107,7 @@ func (s *system) startWorker(ctx context.Context) (err error) {
 	} else {
 		args = append(args, "--nats-listen", s.natsListen)
 	}
-	ready := func() error { return httpOK("http://" + s.listen + "/readyz") }
+	ready := func() error { return program.HTTPOK("http://" + s.listen + "/readyz") }
 	if s.Program == "yardstick" {
 		if s.Pack {
 			args = append(args, "--pack")
@@ -175,16 +174,4 @@ func (s *system) abandon() {
 	s.worker.Kill()
 	s.broker.Kill()
 	_ = os.RemoveAll(s.dir) // a temporary folder, and there is a mistake to report already
-}
-
-func httpOK(url string) error {
-	resp, err := http.Get(url)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, resp.Status)
-	}
-	return nil
 }

@@ -68,13 +68,20 @@ func (o Order) AppendJSON(dst []byte, now int64) []byte {
 	dst = strconv.AppendInt(dst, o.Amount, 10)
 	dst = append(dst, `,"ts":`...)
 	dst = strconv.AppendInt(dst, now, 10)
-	dst = append(dst, `,"sku":"sku-`...)
-	dst = strconv.AppendInt(dst, 1000+o.Amount%1000, 10)
+	dst = append(dst, `,"sku":"`...)
+	dst = o.appendSKU(dst)
 	dst = append(dst, `","pad":"`...)
 	for len(dst)-start < Size-2 {
 		dst = append(dst, 'x')
 	}
 	return append(dst, `"}`...)
+}
+
+// SKU is what was ordered: one of a thousand.
+func (o Order) SKU() string { return string(o.appendSKU(nil)) }
+
+func (o Order) appendSKU(dst []byte) []byte {
+	return strconv.AppendInt(append(dst, "sku-"...), 1000+o.Amount%1000, 10)
 }
 
 // Total is what one order's output says: the user's totals after it.

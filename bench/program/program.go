@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,6 +47,9 @@ func Start(path string, args ...string) (*Process, error) {
 
 // Pid is the process's id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Signal sends a signal.
+func (p *Process) Signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
 
 // Stop ends a program in good order and says what it said if that went wrong.
 func (p *Process) Stop() error {
@@ -287,4 +291,17 @@ func ModuleRoot() (string, error) {
 		return "", errors.New("run it inside the module")
 	}
 	return filepath.Dir(file), nil
+}
+
+// HTTPOK asks a URL and returns why the answer is not 200, or nil.
+func HTTPOK(url string) error {
+	resp, err := http.Get(url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return nil
 }
