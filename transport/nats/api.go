@@ -84,7 +84,7 @@ const (
 	apiBudget  = 20 * time.Second
 )
 
-var apiAttempts = []time.Duration{time.Second / 2, time.Second, time.Second, 2 * time.Second, apiAttempt}
+var apiAttempts = []time.Duration{time.Second / 2, time.Second, time.Second, time.Second, time.Second, 2 * time.Second, apiAttempt}
 
 // api asks JetStream and decodes its answer. It tries again, within ctx and apiBudget, while no one answers:
 // requests that come here may be made twice.

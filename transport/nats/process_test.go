@@ -145,15 +145,11 @@ func urls(nodes []*node) string {
 // streamLeader is the name of the server that leads a stream.
 func streamLeader(t testing.TB, c *Conn, stream string) string {
 	t.Helper()
-	var info struct {
-		Cluster struct {
-			Leader string `json:"leader"`
-		} `json:"cluster"`
-	}
-	if err := c.api(t.Context(), "STREAM.INFO."+stream, nil, &info); err != nil {
+	name, err := NewStreams(c, StreamsOptions{}).Leader(t.Context(), stream)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return info.Cluster.Leader
+	return name
 }
 
 func named(nodes []*node, name string) *node {

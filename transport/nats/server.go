@@ -145,7 +145,7 @@ func start(ctx context.Context, opt Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if opt.Cluster != nil && !standing.alone() {
+	if opt.Cluster != nil && standing.member && !standing.alone() {
 		if err := opt.Cluster.Elections.use(); err != nil {
 			return nil, err
 		}

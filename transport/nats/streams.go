@@ -364,6 +364,18 @@ func (t *Streams) info(ctx context.Context, stream string) (*streamInfo, error) 
 	return &info, nil
 }
 
+// Leader names the server that leads a stream, or "" where there is only one.
+func (t *Streams) Leader(ctx context.Context, stream string) (string, error) {
+	info, err := t.info(ctx, stream)
+	if err != nil {
+		return "", fmt.Errorf("stream %s: %w", stream, err)
+	}
+	if info.Cluster == nil {
+		return "", nil
+	}
+	return info.Cluster.Leader, nil
+}
+
 // Capturing implements transport.Streams.
 func (t *Streams) Capturing(ctx context.Context, subject string) (transport.Info, error) {
 	names, err := t.names(ctx, subject)
