@@ -198,7 +198,7 @@ func (c *cell) moveSnapshot() {
 	}
 	c.moving = true
 	c.aside(func() {
-		w.run(c.ctx) // it ends with ctx, and closes what it has open
+		w.runSteps(c.ctx) // it ends with ctx, and closes what it has open
 		c.box.Tell(snapshotMessage{})
 	})
 }

@@ -191,7 +191,7 @@ func (c *copies) prepare(ctx context.Context, w *warmCopy) error {
 			p.reset()
 			err = p.ports.Store.Clear()
 		} else {
-			err = p.rebuild(ctx, last.Sequence, nil)
+			err = p.rebuild(ctx, err, last.Sequence, nil)
 		}
 	}
 	if err != nil {
@@ -218,7 +218,7 @@ func (p *Partition) fits(ctx context.Context, last uint64) error {
 
 // take installs the record that a message ends.
 func (w *warmCopy) take(m *transport.Message) error {
-	r, at, err := w.asm.add(w.p, m)
+	r, at, err := w.asm.add(w.p.stream, m)
 	if r == nil || err != nil {
 		return err
 	}

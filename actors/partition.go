@@ -63,8 +63,7 @@ type Options struct {
 	// PendingRows is the most rows that may wait at a partition's steps for a retry or behind one; beyond it
 	// the partition stops taking input until some are gone. Default 10000.
 	PendingRows int
-	// SnapshotBytes is how many bytes of records make a new snapshot worth its while; where more than that would
-	// have to be written, it waits for as many bytes of records. Default 64 MiB.
+	// SnapshotBytes is how many bytes of records make a new snapshot worth its while. Default 64 MiB.
 	SnapshotBytes uint64
 	// Owner is who writes, for people to read.
 	Owner string
@@ -552,11 +551,6 @@ func (p *Partition) install(r *proto.Record, at logged) error {
 			v = nil
 		}
 		changes = append(changes, state.Change{Key: k, Value: v})
-	}
-	if c := p.snapshots.changed; c != nil {
-		for _, k := range r.Keys {
-			c.note(k)
-		}
 	}
 	m, err := p.meta.MarshalVT()
 	if err != nil {

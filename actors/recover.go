@@ -167,7 +167,7 @@ func (p *Partition) recover(ctx context.Context, progress Progress) error {
 	}
 	if errors.Is(err, state.ErrCorrupt) || errors.Is(err, errOlder) {
 		p.ports.Logger.Warn("rebuilding the partition's state", "partition", p.name, "because", err)
-		err = p.rebuild(ctx, own, progress)
+		err = p.rebuild(ctx, err, own, progress)
 	}
 	if err != nil {
 		return err
@@ -230,6 +230,9 @@ func (p *Partition) replay(ctx context.Context, own uint64, progress Progress) e
 		seq := at.last
 		if next == 0 && seq > p.meta.Sequence && r.Number != p.meta.Number+1 || next != 0 && r.Number != next {
 			return fmt.Errorf("%w: record %d follows on %d", errOlder, r.Number, max(p.meta.Number, next))
+		}
+		if seq > p.meta.Sequence && r.Epoch != p.meta.Epoch && r.Kind != proto.Kind_EPOCH {
+			return fmt.Errorf("%w: record %d is of epoch %d, the one before it of %d", errOlder, r.Number, r.Epoch, p.meta.Epoch)
 		}
 		next = r.Number + 1
 		if !p.warm { // else they are the owner's to send
@@ -301,7 +304,7 @@ func (p *Partition) readLog(ctx context.Context, from, to uint64, f func(r *prot
 			return fmt.Errorf("%w: it ends before sequence %d", errOlder, to)
 		}
 		for i := range ms {
-			r, at, err := asm.add(p, &ms[i])
+			r, at, err := asm.add(p.stream, &ms[i])
 			if err != nil {
 				return err
 			}
@@ -325,7 +328,7 @@ type assembler struct {
 }
 
 // add takes the next message. It returns nil where the record has not ended yet, or has begun before the first message.
-func (a *assembler) add(p *Partition, m *transport.Message) (*proto.Record, logged, error) {
+func (a *assembler) add(stream string, m *transport.Message) (*proto.Record, logged, error) {
 	b := m.Data
 	if a.parts == nil {
 		a.first = m.Sequence
@@ -345,7 +348,7 @@ func (a *assembler) add(p *Partition, m *transport.Message) (*proto.Record, logg
 	}
 	r, err := proto.OpenRecord(b)
 	if err != nil {
-		return nil, logged{}, fmt.Errorf("%w: record at sequence %d of stream %s: %w", ErrDamagedLog, m.Sequence, p.stream, err)
+		return nil, logged{}, fmt.Errorf("%w: record at sequence %d of stream %s: %w", ErrDamagedLog, m.Sequence, stream, err)
 	}
 	return r, logged{a.first, m.Sequence, len(b)}, nil
 }
@@ -358,7 +361,6 @@ func (p *Partition) reset() {
 		p.steps[i].handOffs, p.steps[i].saved = nil, nil
 	}
 	p.instances.clear()
-	p.snapshots.base, p.snapshots.changed = nil, nil
 }
 
 // Revise makes the flow's next revision the partition's: a record marks the place, and all later rows meet it.

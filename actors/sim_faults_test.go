@@ -201,6 +201,17 @@ type simReader struct {
 	state.Reader
 }
 
+func (r *simReader) Get(key []byte) ([]byte, error) {
+	if err := r.s.fault("get of a snapshot"); err != nil {
+		return nil, err
+	}
+	v, err := r.Reader.Get(key)
+	if k := r.s.w.mutant; k != nil && k.scan != nil && v != nil {
+		v = k.scan(key, v)
+	}
+	return v, err
+}
+
 func (r *simReader) Scan(from, to []byte, f func(key, value []byte) bool) error {
 	if err := r.s.fault("scan of a snapshot"); err != nil {
 		return err

@@ -164,6 +164,17 @@ func (w *world) Sleep(ctx context.Context, d time.Duration) error {
 	return ctx.Err()
 }
 
+// simLog counts what partitions say.
+type simLog struct{ w *world }
+
+func (l simLog) Enabled(context.Context, slog.Level) bool { return true }
+func (l simLog) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l simLog) WithGroup(string) slog.Handler            { return l }
+func (l simLog) Handle(_ context.Context, r slog.Record) error {
+	l.w.count["said: "+r.Message]++
+	return nil
+}
+
 // setUp creates the streams, and the places of all partitions.
 func (w *world) setUp() {
 	ctx := context.Background()
@@ -318,7 +329,7 @@ func (w *world) open(pl *place, n *simNode) {
 	pl.owner = s
 	n.seats = append(n.seats, s)
 	w.say("node %d opens %s", n.number, pl.name)
-	ports := Ports{Streams: n.port, Objects: &simObjects{w.objects, w}, Store: w.store(n, pl.name), Clock: w, Logger: slog.New(slog.DiscardHandler), Meter: w.meter}
+	ports := Ports{Streams: n.port, Objects: &simObjects{w.objects, w}, Store: w.store(n, pl.name), Clock: w, Logger: slog.New(simLog{w}), Meter: w.meter}
 	p, err := NewPartition(w.flows[pl.program], pl.must, pl.number, ports, w.plan.opt)
 	if err != nil {
 		w.fail("new partition %s: %v", pl.name, err)
@@ -662,10 +673,10 @@ func (w *world) snapshot(s *seat) {
 	err := w.guard(s.node, s, func() error {
 		w.count["snapshot"]++
 		if s.p.snapshots.writing == nil {
-			w.still(s)
 			s.p.beginSnapshot()
 		}
 		for n := 1 + w.rng.IntN(20); n > 0 && s.p.snapshots.writing != nil; n-- {
+			w.still(s)
 			if err := s.p.moveSnapshot(context.Background()); err != nil {
 				return err
 			}
@@ -676,10 +687,10 @@ func (w *world) snapshot(s *seat) {
 	w.closed(s, "snapshot", err)
 }
 
-// still plants a mutant's mistake before a snapshot may begin.
+// still plants a mutant's mistake into a snapshot that is being written.
 func (w *world) still(s *seat) {
-	if w.mutant != nil && w.mutant.still && s.p.snapshots.changed != nil {
-		*s.p.snapshots.changed = changedKeys{}
+	if w.mutant != nil && w.mutant.still && s.p.snapshots.writing != nil {
+		s.p.snapshots.writing.run.keys = keyList{}
 	}
 }
 
@@ -695,6 +706,17 @@ func (w *world) objectsOf(p *Partition, name string) (names []string) {
 		if c.Sequence != o.manifest.Sequence {
 			w.count["chunk shared"]++
 		}
+	}
+	for _, r := range o.manifest.Runs {
+		for _, c := range r.Chunks {
+			names = append(names, chunkName(p.snapshotPrefix(), c))
+			if c.Sequence != o.manifest.Sequence {
+				w.count["chunk of a run shared"]++
+			}
+		}
+	}
+	if len(o.manifest.Epochs) > 0 {
+		w.count["snapshot over epochs"]++
 	}
 	return names
 }

@@ -8,24 +8,21 @@ import (
 	"github.com/kisflow/kisflow/proto"
 )
 
-// A snapshot is a partition's state at one place of its log: an object, the manifest, that names others, the chunks,
-// which hold the keys of the store by ranges. Chunks are named by what they hold, and a snapshot shares with the one
-// before it all chunks in which nothing has changed.
+// A snapshot is a partition's state at one place of its log: an object, the manifest, that names others, the chunks.
+// Some of them hold all keys, by ranges, as they were at some place; the others, in runs, hold the keys that have changed
+// since, run by run. So a snapshot writes what has changed since the one before: a run, for which it reads from the log
+// which keys those are. When the runs would outweigh the keys it reads these and writes them anew, but for ranges in
+// which nothing has changed.
 //
 // The partition begins one, and announces it in its log when it is written and read back; both take moments. What is
 // between, and the tidying after it, is a snapshotWriter's, which works beside the partition on a reader of the store.
 // A fault before the announcement changes nothing.
-
-// snapshotTries is how often a step of a snapshot is tried before the snapshot is given up.
-const snapshotTries = 5
 
 // snapshotPause is how long a partition waits after a snapshot that it has given up, the first time.
 const snapshotPause = 30 * time.Second
 
 // snapshots is what a partition knows of its snapshots.
 type snapshots struct {
-	base    *proto.Manifest // one that was written or read whole; nil: not known
-	changed *changedKeys    // since the base's place; nil without one
 	unfit   string          // an announced one that was found not to be whole
 	writing *snapshotWriter // nil: none
 	count   int             // of those that this owner has written
@@ -33,26 +30,12 @@ type snapshots struct {
 	after   time.Time       // no new one before
 }
 
-// snapshotDue tells whether the log has grown by more than a snapshot costs. Of one without a base only the least is
-// known.
+// snapshotDue tells whether the log has grown by as much as makes a new snapshot worth its while.
 func (p *Partition) snapshotDue() bool {
-	if !p.snapshotNear() || p.ports.Clock.Now().Before(p.snapshots.after) {
-		return false
-	}
-	base := p.snapshots.base
-	if base == nil {
-		return true
-	}
-	cost := uint64(0)
-	for i, c := range base.Chunks {
-		if p.snapshots.changed.any(c.From, chunkEnd(base.Chunks, i)) {
-			cost += c.Bytes
-		}
-	}
-	return p.meta.LogBytes >= cost
+	return p.snapshotNear() && !p.ports.Clock.Now().Before(p.snapshots.after)
 }
 
-// snapshotNear tells whether a snapshot may be due: it is cheap.
+// snapshotNear tells whether a snapshot is due, but for a pause after one that was given up.
 func (p *Partition) snapshotNear() bool { return p.owned && p.meta.LogBytes >= p.opt.SnapshotBytes }
 
 // tickSnapshot begins a snapshot that is worth its while, and moves one on that is begun, unless somebody else does.
@@ -88,7 +71,6 @@ func (p *Partition) beginSnapshot() {
 		return
 	}
 	s.writing = newSnapshotWriter(p, reader)
-	s.changed = new(changedKeys)
 }
 
 // moveSnapshot does the next step of the snapshot that is being written.
@@ -116,11 +98,6 @@ func (p *Partition) turnSnapshot(ctx context.Context) error {
 		s.writing = nil
 	case w.failed != nil:
 		s.writing = nil
-		if s.base == nil {
-			s.changed = nil
-		} else {
-			s.changed.add(w.changed)
-		}
 		p.noSnapshot(w.failed)
 	}
 	return nil
@@ -149,8 +126,7 @@ func (p *Partition) announceSnapshot(ctx context.Context) error {
 	if err := p.install(r, logged); err != nil {
 		return fmt.Errorf("partition %s: install the announcement of %s: %w", p.name, name, err)
 	}
-	s.base, s.faults = w.manifest, 0
-	s.count++
+	s.count, s.faults = s.count+1, 0
 	w.tidy() // from here on what it does may be left to the next snapshot
 	if w.lost {
 		p.ports.Logger.Warn("the snapshot before is not whole; the log and older snapshots stay until the next one", "partition", p.name, "snapshot", p.meta.SnapshotBefore)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/cespare/xxhash/v2"
@@ -22,7 +23,8 @@ import (
 // The first bytes of a snapshot's object say its format.
 //
 // Format 2 is the manifest: behind them stand a proto.Manifest and its xxh64. A chunk is an object of its own, a zstd
-// frame of pairs of key and value, each with its length before it.
+// frame of pairs of key and value: the key's length, the value's plus one, key, value. 0 for the value's length is a key
+// that was deleted, in runs only.
 //
 // Format 1 was all in one: the pairs, and at the end a key of length 0 with the xxh64 of all before it as its value.
 const (
@@ -69,9 +71,29 @@ func chunkEnd(chunks []*proto.Chunk, i int) []byte {
 	return nil
 }
 
+// chunksOf are all chunks of a snapshot.
+func chunksOf(m *proto.Manifest) []*proto.Chunk {
+	all := slices.Clone(m.Chunks)
+	for _, r := range m.Runs {
+		all = append(all, r.Chunks...)
+	}
+	return all
+}
+
+func chunkSize(chunks []*proto.Chunk) (size uint64) {
+	for _, c := range chunks {
+		size += c.Bytes
+	}
+	return size
+}
+
+// appendPair appends a key with its value; nil is a deleted key's.
 func appendPair(dst, k, v []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(k)))
-	dst = binary.AppendUvarint(dst, uint64(len(v)))
+	if v == nil {
+		return append(binary.AppendUvarint(dst, 0), k...)
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(v))+1)
 	return append(append(dst, k...), v...)
 }
 
@@ -83,11 +105,16 @@ func nextPair(b []byte) (k, v []byte, n int) {
 	}
 	nv, x := binary.Uvarint(b[w:])
 	w += x
-	if x <= 0 || nk > uint64(len(b)-w) || nv > uint64(len(b)-w)-nk {
+	if x <= 0 || nk > uint64(len(b)-w) || nv > uint64(len(b)-w)-nk+1 {
 		return nil, nil, 0
 	}
-	n = w + int(nk+nv)
-	return b[w : w+int(nk) : w+int(nk)], b[w+int(nk) : n : n], n
+	n = w + int(nk)
+	k = b[w:n:n]
+	if nv > 0 {
+		v = b[n : n+int(nv-1) : n+int(nv-1)]
+		n += int(nv - 1)
+	}
+	return k, v, n
 }
 
 func lastKey(pairs []byte) (key []byte) {
@@ -113,58 +140,43 @@ func separator(last, next []byte) []byte {
 	return bytes.Clone(next)
 }
 
-// changedKeys remembers which keys have changed, by their first three bytes: a kind and a slot.
-type changedKeys struct{ kinds [256]*[1024]uint64 }
-
-func (c *changedKeys) note(key []byte) {
-	s := slotPrefix(key)
-	kind := &c.kinds[s>>16]
-	if *kind == nil {
-		*kind = new([1024]uint64)
-	}
-	(*kind)[s>>6&1023] |= 1 << (s & 63)
+// keyList gathers keys; the same key may come often. The zero value is ready to use.
+type keyList struct {
+	bytes  []byte
+	keys   []keyPlace
+	tidied int // bytes after the last tidying
 }
 
-// add notes what another one has noted.
-func (c *changedKeys) add(o *changedKeys) {
-	for i, bits := range o.kinds {
-		if bits == nil {
-			continue
-		}
-		if c.kinds[i] == nil {
-			c.kinds[i] = new([1024]uint64)
-		}
-		for j := range bits {
-			c.kinds[i][j] |= bits[j]
-		}
+type keyPlace struct{ at, size uint32 }
+
+// keyListTidy is from how many bytes on keys that have come often are let go while others come.
+const keyListTidy = 4 << 20
+
+func (l *keyList) add(k []byte) {
+	l.keys = append(l.keys, keyPlace{uint32(len(l.bytes)), uint32(len(k))})
+	l.bytes = append(l.bytes, k...)
+	if len(l.bytes) > 2*max(l.tidied, keyListTidy) {
+		l.tidy()
 	}
 }
 
-// any tells whether a key from one on up to another (nil: the end) may have changed.
-func (c *changedKeys) any(from, end []byte) bool {
-	low, high := slotPrefix(from), uint32(1<<24-1)
-	if end != nil {
-		if high = slotPrefix(end); len(end) == 3 && end[2] != 0 {
-			high-- // no key below it begins as it does
-		}
+func (l *keyList) at(i int) []byte {
+	k := l.keys[i]
+	return l.bytes[k.at : k.at+k.size : k.at+k.size]
+}
+
+// tidy sorts the keys, and leaves each once.
+func (l *keyList) tidy() {
+	key := func(k keyPlace) []byte { return l.bytes[k.at : k.at+k.size] }
+	slices.SortFunc(l.keys, func(a, b keyPlace) int { return bytes.Compare(key(a), key(b)) })
+	l.keys = slices.CompactFunc(l.keys, func(a, b keyPlace) bool { return bytes.Equal(key(a), key(b)) })
+	rest := make([]byte, 0, len(l.bytes)/2)
+	for i, k := range l.keys {
+		at := len(rest)
+		rest = append(rest, key(k)...)
+		l.keys[i].at = uint32(at)
 	}
-	for at := low; at <= high; {
-		bits := c.kinds[at>>16]
-		if bits == nil {
-			at = (at>>16 + 1) << 16
-			continue
-		}
-		word := bits[at>>6&1023] >> (at & 63)
-		if word == 0 {
-			at = (at>>6 + 1) << 6
-			continue
-		}
-		for ; word&1 == 0; word >>= 1 {
-			at++
-		}
-		return at <= high
-	}
-	return false
+	l.bytes, l.tidied = rest, len(rest)
 }
 
 // chunkCodec writes and reads chunks. The zero value is ready to use, by one goroutine at a time.

@@ -11,8 +11,9 @@ import (
 	"github.com/kisflow/kisflow/transport"
 )
 
-// eachPair calls f for every pair of a snapshot but its meta, which it returns.
-func (p *Partition) eachPair(ctx context.Context, s *snapshotObject, f func(k, v []byte) error) (meta []byte, err error) {
+// eachPair calls f for every pair of a snapshot but its meta, which it returns: for all keys, and then for those of the
+// runs, where a deleted key has no value. With above only runs count that end above that log sequence.
+func (p *Partition) eachPair(ctx context.Context, s *snapshotObject, above uint64, f func(k, v []byte) error) (meta []byte, err error) {
 	if s.manifest == nil {
 		err := s.readFormer(func(k, v []byte) error {
 			if len(k) == 1 && k[0] == metaKey {
@@ -24,26 +25,43 @@ func (p *Partition) eachPair(ctx context.Context, s *snapshotObject, f func(k, v
 		return meta, err
 	}
 	var codec chunkCodec
+	if above == 0 {
+		if err := p.eachPairOf(ctx, &codec, s.manifest.Chunks, false, f); err != nil {
+			return nil, fmt.Errorf("snapshot %s: %w", s.name, err)
+		}
+	}
+	for _, r := range s.manifest.Runs {
+		if r.Place.GetSequence() <= above {
+			continue
+		}
+		if err := p.eachPairOf(ctx, &codec, r.Chunks, true, f); err != nil {
+			return nil, fmt.Errorf("snapshot %s: run up to %d: %w", s.name, r.Place.GetSequence(), err)
+		}
+	}
+	return s.manifest.Meta, nil
+}
+
+func (p *Partition) eachPairOf(ctx context.Context, codec *chunkCodec, chunks []*proto.Chunk, run bool, f func(k, v []byte) error) error {
 	var before []byte
-	for i, c := range s.manifest.Chunks {
+	for i, c := range chunks {
 		name := chunkName(p.snapshotPrefix(), c)
 		pairs, err := codec.read(ctx, p.ports.Objects, name, c)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		end := chunkEnd(s.manifest.Chunks, i)
+		end := chunkEnd(chunks, i)
 		for len(pairs) > 0 {
 			k, v, n := nextPair(pairs)
-			if n == 0 || bytes.Compare(k, before) <= 0 || bytes.Compare(k, c.From) < 0 || end != nil && bytes.Compare(k, end) >= 0 {
-				return nil, fmt.Errorf("%w: chunk %s of %s: its keys are not in order", errSnapshot, name, s.name)
+			if n == 0 || v == nil && !run || bytes.Compare(k, before) <= 0 || bytes.Compare(k, c.From) < 0 || end != nil && bytes.Compare(k, end) >= 0 {
+				return fmt.Errorf("%w: the keys of chunk %s are not in order", errSnapshot, name)
 			}
 			if err := f(k, v); err != nil {
-				return nil, err
+				return err
 			}
 			before, pairs = append(before[:0], k...), pairs[n:]
 		}
 	}
-	return s.manifest.Meta, nil
+	return nil
 }
 
 // verifySnapshot reads all of a snapshot.
@@ -52,79 +70,108 @@ func (p *Partition) verifySnapshot(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	_, err = p.eachPair(ctx, s, func(_, _ []byte) error { return nil })
+	_, err = p.eachPair(ctx, s, 0, func(_, _ []byte) error { return nil })
 	return errors.Join(err, s.Close())
 }
 
-// restore fills the cleared store from a snapshot. The meta comes last: a store without it is empty to whoever
+// restoreBytes is about how many bytes of a snapshot are installed at once.
+const restoreBytes = 1 << 20
+
+// restore installs a snapshot in the store: all of it in a cleared one, or with above what has changed in one that is at
+// that log sequence. The meta comes last: until then the store is at the place that it was at, or is empty, to whoever
 // opens it next.
-func (p *Partition) restore(ctx context.Context, name string) error {
-	s, err := openSnapshot(ctx, p.ports.Objects, name)
-	if err != nil {
-		return err
-	}
+func (p *Partition) restore(ctx context.Context, s *snapshotObject, above uint64) error {
 	if s.manifest != nil && s.manifest.Partition != p.name {
-		return errors.Join(fmt.Errorf("%w: %s is of partition %q", errSnapshot, name, s.manifest.Partition), s.Close())
+		return fmt.Errorf("%w: %s is of partition %q", errSnapshot, s.name, s.manifest.Partition)
 	}
 	var changes []state.Change
-	size := 0
+	var kept []byte // what the changes point into: the bytes of a chunk go with the next
 	flush := func() error {
 		err := p.ports.Store.Install(changes)
-		changes, size = changes[:0], 0
+		changes, kept = changes[:0], kept[:0]
 		return err
 	}
-	var keys []byte // of one Install; the bytes of a chunk go with the next
-	meta, err := p.eachPair(ctx, s, func(k, v []byte) error {
-		if size == 0 {
-			keys = keys[:0]
+	meta, err := p.eachPair(ctx, s, above, func(k, v []byte) error {
+		if len(changes) > 0 && len(kept)+len(k)+len(v) > restoreBytes {
+			if err := flush(); err != nil {
+				return err
+			}
 		}
-		at := len(keys)
-		keys = append(append(keys, k...), v...)
-		changes = append(changes, state.Change{Key: keys[at : at+len(k) : at+len(k)], Value: keys[at+len(k) : len(keys) : len(keys)]})
-		if size += len(k) + len(v); size < 1<<20 {
-			return nil
+		at := len(kept)
+		kept = append(append(kept, k...), v...)
+		c := state.Change{Key: kept[at : at+len(k) : at+len(k)]}
+		if v != nil {
+			c.Value = kept[at+len(k) : len(kept) : len(kept)]
 		}
-		return flush()
+		changes = append(changes, c)
+		return nil
 	})
 	if err == nil {
 		err = flush()
 	}
 	if err == nil && meta == nil {
-		err = fmt.Errorf("%w: %s has no meta", errSnapshot, name)
+		err = fmt.Errorf("%w: %s has no meta", errSnapshot, s.name)
 	}
-	if err = errors.Join(err, s.Close()); err != nil {
+	if err != nil {
 		return err
 	}
 	p.meta = proto.Meta{}
 	if err := p.meta.UnmarshalVT(meta); err != nil {
-		return fmt.Errorf("%w: %s: meta: %w", errSnapshot, name, err)
+		return fmt.Errorf("%w: %s: meta: %w", errSnapshot, s.name, err)
 	}
 	if p.meta.Partition != p.name {
-		return fmt.Errorf("%w: %s is of partition %q", errSnapshot, name, p.meta.Partition)
+		return fmt.Errorf("%w: %s is of partition %q", errSnapshot, s.name, p.meta.Partition)
 	}
-	if err := p.ports.Store.Install([]state.Change{{Key: []byte{metaKey}, Value: meta}}); err != nil {
-		return err
+	return p.ports.Store.Install([]state.Change{{Key: []byte{metaKey}, Value: meta}})
+}
+
+// reaches tells whether a snapshot can bring a store up to its own place that is at a place of the same log before it:
+// whether its runs begin there or below. That it is the same log shows in the numbers and the epochs of its records.
+func (p *Partition) reaches(m *proto.Manifest, at *proto.Meta) bool {
+	if m == nil || at.Partition != p.name || m.Place == nil || at.Sequence < m.Place.Sequence || at.Sequence > m.Sequence {
+		return false
 	}
-	p.snapshots.base, p.snapshots.changed = s.manifest, nil
-	if s.manifest != nil {
-		p.snapshots.changed = new(changedKeys)
+	epoch := m.Place.Epoch
+	for _, e := range m.Epochs {
+		if e.Sequence <= at.Sequence {
+			epoch = e.Epoch
+		}
 	}
-	return nil
+	if at.Epoch != epoch {
+		return false
+	}
+	places := []*proto.Place{m.Place}
+	for _, r := range m.Runs {
+		places = append(places, r.Place)
+	}
+	for _, e := range append(places, m.Epochs...) {
+		if e == nil || (e.Sequence < at.Sequence) != (e.Number < at.Number) || (e.Sequence == at.Sequence) != (e.Number == at.Number) {
+			return false
+		}
+	}
+	return true
 }
 
 // rebuild makes the state anew: from the newest snapshot that is announced and whole, or from the log's beginning, and
-// then from the log up to a place. It writes nothing but the store, so it needs no ownership.
-func (p *Partition) rebuild(ctx context.Context, to uint64, progress Progress) error {
+// then from the log up to a place. A store that is only too old, as the reason to rebuild it tells, is brought up to the
+// snapshot by what has changed. It writes nothing but the store, so it needs no ownership.
+func (p *Partition) rebuild(ctx context.Context, because error, to uint64, progress Progress) error {
 	newest, err := p.newestSnapshot(ctx)
 	if err != nil {
 		return err
 	}
 	if newest != "" {
-		whole, err := p.tryRestore(ctx, newest)
-		if whole {
+		err := because
+		if errors.Is(because, errOlder) {
+			err = p.catchUp(ctx, newest)
+		}
+		if errors.Is(err, errOlder) || errors.Is(err, state.ErrCorrupt) || notWhole(err) {
+			err = p.restoreAnew(ctx, newest)
+		}
+		if err == nil {
 			return p.replay(ctx, to, progress)
 		}
-		if err != nil && !notWhole(err) {
+		if !notWhole(err) {
 			return err
 		}
 	}
@@ -148,20 +195,48 @@ func (p *Partition) newestSnapshot(ctx context.Context) (string, error) {
 	return p.snapshotPrefix() + snapshotID(r.SnapshotEpoch, r.SnapshotSequence), nil
 }
 
-// tryRestore clears the store and fills it from a snapshot, if that is whole.
-func (p *Partition) tryRestore(ctx context.Context, name string) (whole bool, err error) {
+// catchUp brings a store that is whole, though too old for what is left of the log, up to a snapshot.
+func (p *Partition) catchUp(ctx context.Context, name string) error {
+	var at proto.Meta
+	b, err := p.ports.Store.Get([]byte{metaKey})
+	if err != nil {
+		return err
+	}
+	if err := at.UnmarshalVT(b); err != nil || len(b) == 0 {
+		return errOlder
+	}
+	s, err := openSnapshot(ctx, p.ports.Objects, name)
+	if err != nil {
+		return err
+	}
+	if !p.reaches(s.manifest, &at) {
+		return errors.Join(errOlder, s.Close())
+	}
+	p.reset()
+	err = errors.Join(p.restore(ctx, s, at.Sequence), s.Close())
+	if err == nil {
+		p.ports.Logger.Info("the store was brought up to a snapshot", "partition", p.name, "from", at.Sequence, "to", p.meta.Sequence)
+	}
+	return err
+}
+
+// restoreAnew clears the store and fills it from a snapshot.
+func (p *Partition) restoreAnew(ctx context.Context, name string) error {
 	p.reset()
 	if err := p.ports.Store.Clear(); err != nil {
-		return false, err
+		return err
 	}
-	err = p.restore(ctx, name)
+	s, err := openSnapshot(ctx, p.ports.Objects, name)
+	if err == nil {
+		err = errors.Join(p.restore(ctx, s, 0), s.Close())
+	}
 	if err != nil {
 		p.ports.Logger.Warn("snapshot not usable", "partition", p.name, "snapshot", name, "error", err)
 		if notWhole(err) && p.snapshots.unfit == "" {
 			p.snapshots.unfit = name // the newest one that is
 		}
 	}
-	return err == nil, err
+	return err
 }
 
 // rebuildFromOlder looks for announcements in all of the log.
@@ -182,8 +257,8 @@ func (p *Partition) rebuildFromOlder(ctx context.Context, to uint64, tried strin
 	}
 	var fault error // a passing one: then people need not look
 	for i := len(names) - 1; i >= 0; i-- {
-		whole, err := p.tryRestore(ctx, names[i])
-		if whole {
+		err := p.restoreAnew(ctx, names[i])
+		if err == nil {
 			return p.replay(ctx, to, progress)
 		}
 		if !notWhole(err) {

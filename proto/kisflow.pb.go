@@ -874,7 +874,8 @@ func (x *Meta) GetSnapshotEpoch() uint64 {
 }
 
 // Manifest is a snapshot: the state of one partition at one place of its log. It is an object of its own, with its
-// keys in chunks that it may share with other snapshots of the partition.
+// keys in chunks that it may share with other snapshots of the partition: all keys at an earlier place, and for places
+// from then on the keys that have changed since the place before.
 type Manifest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Format        uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"` // of this message and of the chunks; 2
@@ -882,7 +883,10 @@ type Manifest struct {
 	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`       // of the ownership that wrote it
 	Sequence      uint64                 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"` // of the log
 	Meta          []byte                 `protobuf:"bytes,5,opt,name=meta,proto3" json:"meta,omitempty"`          // Meta at that place
-	Chunks        []*Chunk               `protobuf:"bytes,6,rep,name=chunks,proto3" json:"chunks,omitempty"`      // in the order of their keys; between them they hold all keys but that of Meta
+	Chunks        []*Chunk               `protobuf:"bytes,6,rep,name=chunks,proto3" json:"chunks,omitempty"`      // in the order of their keys; they hold all keys but that of Meta
+	Place         *Place                 `protobuf:"bytes,7,opt,name=place,proto3" json:"place,omitempty"`        // of the chunks
+	Runs          []*Run                 `protobuf:"bytes,8,rep,name=runs,proto3" json:"runs,omitempty"`          // oldest first
+	Epochs        []*Place               `protobuf:"bytes,9,rep,name=epochs,proto3" json:"epochs,omitempty"`      // of the epoch records from the chunks' place on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -959,10 +963,145 @@ func (x *Manifest) GetChunks() []*Chunk {
 	return nil
 }
 
+func (x *Manifest) GetPlace() *Place {
+	if x != nil {
+		return x.Place
+	}
+	return nil
+}
+
+func (x *Manifest) GetRuns() []*Run {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+func (x *Manifest) GetEpochs() []*Place {
+	if x != nil {
+		return x.Epochs
+	}
+	return nil
+}
+
+// Run is the keys that have changed up to a place, from the place of the run before it on, or of the manifest's chunks.
+type Run struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Place         *Place                 `protobuf:"bytes,1,opt,name=place,proto3" json:"place,omitempty"`
+	Chunks        []*Chunk               `protobuf:"bytes,2,rep,name=chunks,proto3" json:"chunks,omitempty"` // in the order of their keys
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Run) Reset() {
+	*x = Run{}
+	mi := &file_kisflow_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Run) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Run) ProtoMessage() {}
+
+func (x *Run) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Run.ProtoReflect.Descriptor instead.
+func (*Run) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Run) GetPlace() *Place {
+	if x != nil {
+		return x.Place
+	}
+	return nil
+}
+
+func (x *Run) GetChunks() []*Chunk {
+	if x != nil {
+		return x.Chunks
+	}
+	return nil
+}
+
+// Place is a record of a partition's log.
+type Place struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_kisflow_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_kisflow_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_kisflow_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Place) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Place) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Place) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // Chunk is an object with keys of a partition's store and their values, compressed.
 type Chunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	From          []byte                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`    // it holds the keys from here on up to the next chunk's from
+	From          []byte                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`    // no key in it is lower; among the chunks that hold all keys, it holds those up to the next one's
 	Hash          []byte                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`    // SHA-256 of what it holds
 	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the snapshot that was written first with it; with the hash they make its name
 	Sequence      uint64                 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
@@ -974,7 +1113,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_kisflow_proto_msgTypes[8]
+	mi := &file_kisflow_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1125,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[8]
+	mi := &file_kisflow_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1138,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{8}
+	return file_kisflow_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Chunk) GetFrom() []byte {
@@ -1066,7 +1205,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_kisflow_proto_msgTypes[9]
+	mi := &file_kisflow_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1217,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[9]
+	mi := &file_kisflow_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1230,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{9}
+	return file_kisflow_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Envelope) GetFormat() uint32 {
@@ -1202,7 +1341,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_kisflow_proto_msgTypes[10]
+	mi := &file_kisflow_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1353,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[10]
+	mi := &file_kisflow_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1366,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{10}
+	return file_kisflow_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Identity) GetStream() uint32 {
@@ -1311,7 +1450,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_kisflow_proto_msgTypes[11]
+	mi := &file_kisflow_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1462,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[11]
+	mi := &file_kisflow_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1475,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{11}
+	return file_kisflow_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeadLetter) GetStep() string {
@@ -1472,7 +1611,7 @@ type Pending struct {
 
 func (x *Pending) Reset() {
 	*x = Pending{}
-	mi := &file_kisflow_proto_msgTypes[12]
+	mi := &file_kisflow_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1623,7 @@ func (x *Pending) String() string {
 func (*Pending) ProtoMessage() {}
 
 func (x *Pending) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[12]
+	mi := &file_kisflow_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1636,7 @@ func (x *Pending) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pending.ProtoReflect.Descriptor instead.
 func (*Pending) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{12}
+	return file_kisflow_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Pending) GetRow() []byte {
@@ -1600,7 +1739,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_kisflow_proto_msgTypes[13]
+	mi := &file_kisflow_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1751,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[13]
+	mi := &file_kisflow_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1764,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{13}
+	return file_kisflow_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Value) GetState() []byte {
@@ -1690,7 +1829,7 @@ type Timer struct {
 
 func (x *Timer) Reset() {
 	*x = Timer{}
-	mi := &file_kisflow_proto_msgTypes[14]
+	mi := &file_kisflow_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1841,7 @@ func (x *Timer) String() string {
 func (*Timer) ProtoMessage() {}
 
 func (x *Timer) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[14]
+	mi := &file_kisflow_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1854,7 @@ func (x *Timer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timer.ProtoReflect.Descriptor instead.
 func (*Timer) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{14}
+	return file_kisflow_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Timer) GetName() string {
@@ -1770,7 +1909,7 @@ type ClusterMember struct {
 
 func (x *ClusterMember) Reset() {
 	*x = ClusterMember{}
-	mi := &file_kisflow_proto_msgTypes[15]
+	mi := &file_kisflow_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +1921,7 @@ func (x *ClusterMember) String() string {
 func (*ClusterMember) ProtoMessage() {}
 
 func (x *ClusterMember) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[15]
+	mi := &file_kisflow_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +1934,7 @@ func (x *ClusterMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMember.ProtoReflect.Descriptor instead.
 func (*ClusterMember) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{15}
+	return file_kisflow_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ClusterMember) GetFormat() uint32 {
@@ -1912,7 +2051,7 @@ type ClusterTable struct {
 
 func (x *ClusterTable) Reset() {
 	*x = ClusterTable{}
-	mi := &file_kisflow_proto_msgTypes[16]
+	mi := &file_kisflow_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2063,7 @@ func (x *ClusterTable) String() string {
 func (*ClusterTable) ProtoMessage() {}
 
 func (x *ClusterTable) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[16]
+	mi := &file_kisflow_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2076,7 @@ func (x *ClusterTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterTable.ProtoReflect.Descriptor instead.
 func (*ClusterTable) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{16}
+	return file_kisflow_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ClusterTable) GetFormat() uint32 {
@@ -2000,7 +2139,7 @@ type ClusterNode struct {
 
 func (x *ClusterNode) Reset() {
 	*x = ClusterNode{}
-	mi := &file_kisflow_proto_msgTypes[17]
+	mi := &file_kisflow_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2151,7 @@ func (x *ClusterNode) String() string {
 func (*ClusterNode) ProtoMessage() {}
 
 func (x *ClusterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[17]
+	mi := &file_kisflow_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2164,7 @@ func (x *ClusterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterNode.ProtoReflect.Descriptor instead.
 func (*ClusterNode) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{17}
+	return file_kisflow_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ClusterNode) GetName() string {
@@ -2056,7 +2195,7 @@ type ClusterGroup struct {
 
 func (x *ClusterGroup) Reset() {
 	*x = ClusterGroup{}
-	mi := &file_kisflow_proto_msgTypes[18]
+	mi := &file_kisflow_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2068,7 +2207,7 @@ func (x *ClusterGroup) String() string {
 func (*ClusterGroup) ProtoMessage() {}
 
 func (x *ClusterGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[18]
+	mi := &file_kisflow_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2081,7 +2220,7 @@ func (x *ClusterGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterGroup.ProtoReflect.Descriptor instead.
 func (*ClusterGroup) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{18}
+	return file_kisflow_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ClusterGroup) GetOwner() uint32 {
@@ -2133,7 +2272,7 @@ type ClusterLock struct {
 
 func (x *ClusterLock) Reset() {
 	*x = ClusterLock{}
-	mi := &file_kisflow_proto_msgTypes[19]
+	mi := &file_kisflow_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2284,7 @@ func (x *ClusterLock) String() string {
 func (*ClusterLock) ProtoMessage() {}
 
 func (x *ClusterLock) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[19]
+	mi := &file_kisflow_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2297,7 @@ func (x *ClusterLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterLock.ProtoReflect.Descriptor instead.
 func (*ClusterLock) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{19}
+	return file_kisflow_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ClusterLock) GetFormat() uint32 {
@@ -2214,7 +2353,7 @@ type ClusterCall struct {
 
 func (x *ClusterCall) Reset() {
 	*x = ClusterCall{}
-	mi := &file_kisflow_proto_msgTypes[20]
+	mi := &file_kisflow_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2365,7 @@ func (x *ClusterCall) String() string {
 func (*ClusterCall) ProtoMessage() {}
 
 func (x *ClusterCall) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[20]
+	mi := &file_kisflow_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2378,7 @@ func (x *ClusterCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterCall.ProtoReflect.Descriptor instead.
 func (*ClusterCall) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{20}
+	return file_kisflow_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ClusterCall) GetFrom() string {
@@ -2318,7 +2457,7 @@ type ClusterAnswer struct {
 
 func (x *ClusterAnswer) Reset() {
 	*x = ClusterAnswer{}
-	mi := &file_kisflow_proto_msgTypes[21]
+	mi := &file_kisflow_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2469,7 @@ func (x *ClusterAnswer) String() string {
 func (*ClusterAnswer) ProtoMessage() {}
 
 func (x *ClusterAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_kisflow_proto_msgTypes[21]
+	mi := &file_kisflow_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2482,7 @@ func (x *ClusterAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterAnswer.ProtoReflect.Descriptor instead.
 func (*ClusterAnswer) Descriptor() ([]byte, []int) {
-	return file_kisflow_proto_rawDescGZIP(), []int{21}
+	return file_kisflow_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ClusterAnswer) GetBody() []byte {
@@ -2456,14 +2595,24 @@ const file_kisflow_proto_rawDesc = "" +
 	"\n" +
 	"watermarks\x18\x14 \x03(\v2\x12.kisflow.WatermarkR\n" +
 	"watermarks\x12%\n" +
-	"\x0esnapshot_epoch\x18\x15 \x01(\x04R\rsnapshotEpoch\"\xae\x01\n" +
+	"\x0esnapshot_epoch\x18\x15 \x01(\x04R\rsnapshotEpoch\"\x9e\x02\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\tR\tpartition\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\bsequence\x18\x04 \x01(\x04R\bsequence\x12\x12\n" +
 	"\x04meta\x18\x05 \x01(\fR\x04meta\x12&\n" +
-	"\x06chunks\x18\x06 \x03(\v2\x0e.kisflow.ChunkR\x06chunks\"\x8f\x01\n" +
+	"\x06chunks\x18\x06 \x03(\v2\x0e.kisflow.ChunkR\x06chunks\x12$\n" +
+	"\x05place\x18\a \x01(\v2\x0e.kisflow.PlaceR\x05place\x12 \n" +
+	"\x04runs\x18\b \x03(\v2\f.kisflow.RunR\x04runs\x12&\n" +
+	"\x06epochs\x18\t \x03(\v2\x0e.kisflow.PlaceR\x06epochs\"S\n" +
+	"\x03Run\x12$\n" +
+	"\x05place\x18\x01 \x01(\v2\x0e.kisflow.PlaceR\x05place\x12&\n" +
+	"\x06chunks\x18\x02 \x03(\v2\x0e.kisflow.ChunkR\x06chunks\"Q\n" +
+	"\x05Place\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\x8f\x01\n" +
 	"\x05Chunk\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\fR\x04from\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x14\n" +
@@ -2630,7 +2779,7 @@ func file_kisflow_proto_rawDescGZIP() []byte {
 }
 
 var file_kisflow_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kisflow_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_kisflow_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_kisflow_proto_goTypes = []any{
 	(Kind)(0),             // 0: kisflow.Kind
 	(Control)(0),          // 1: kisflow.Control
@@ -2642,20 +2791,22 @@ var file_kisflow_proto_goTypes = []any{
 	(*Settled)(nil),       // 7: kisflow.Settled
 	(*Meta)(nil),          // 8: kisflow.Meta
 	(*Manifest)(nil),      // 9: kisflow.Manifest
-	(*Chunk)(nil),         // 10: kisflow.Chunk
-	(*Envelope)(nil),      // 11: kisflow.Envelope
-	(*Identity)(nil),      // 12: kisflow.Identity
-	(*DeadLetter)(nil),    // 13: kisflow.DeadLetter
-	(*Pending)(nil),       // 14: kisflow.Pending
-	(*Value)(nil),         // 15: kisflow.Value
-	(*Timer)(nil),         // 16: kisflow.Timer
-	(*ClusterMember)(nil), // 17: kisflow.ClusterMember
-	(*ClusterTable)(nil),  // 18: kisflow.ClusterTable
-	(*ClusterNode)(nil),   // 19: kisflow.ClusterNode
-	(*ClusterGroup)(nil),  // 20: kisflow.ClusterGroup
-	(*ClusterLock)(nil),   // 21: kisflow.ClusterLock
-	(*ClusterCall)(nil),   // 22: kisflow.ClusterCall
-	(*ClusterAnswer)(nil), // 23: kisflow.ClusterAnswer
+	(*Run)(nil),           // 10: kisflow.Run
+	(*Place)(nil),         // 11: kisflow.Place
+	(*Chunk)(nil),         // 12: kisflow.Chunk
+	(*Envelope)(nil),      // 13: kisflow.Envelope
+	(*Identity)(nil),      // 14: kisflow.Identity
+	(*DeadLetter)(nil),    // 15: kisflow.DeadLetter
+	(*Pending)(nil),       // 16: kisflow.Pending
+	(*Value)(nil),         // 17: kisflow.Value
+	(*Timer)(nil),         // 18: kisflow.Timer
+	(*ClusterMember)(nil), // 19: kisflow.ClusterMember
+	(*ClusterTable)(nil),  // 20: kisflow.ClusterTable
+	(*ClusterNode)(nil),   // 21: kisflow.ClusterNode
+	(*ClusterGroup)(nil),  // 22: kisflow.ClusterGroup
+	(*ClusterLock)(nil),   // 23: kisflow.ClusterLock
+	(*ClusterCall)(nil),   // 24: kisflow.ClusterCall
+	(*ClusterAnswer)(nil), // 25: kisflow.ClusterAnswer
 }
 var file_kisflow_proto_depIdxs = []int32{
 	0,  // 0: kisflow.Record.kind:type_name -> kisflow.Kind
@@ -2669,18 +2820,23 @@ var file_kisflow_proto_depIdxs = []int32{
 	7,  // 8: kisflow.Meta.settled:type_name -> kisflow.Settled
 	7,  // 9: kisflow.Meta.written:type_name -> kisflow.Settled
 	5,  // 10: kisflow.Meta.watermarks:type_name -> kisflow.Watermark
-	10, // 11: kisflow.Manifest.chunks:type_name -> kisflow.Chunk
-	1,  // 12: kisflow.Envelope.control:type_name -> kisflow.Control
-	12, // 13: kisflow.Envelope.identities:type_name -> kisflow.Identity
-	5,  // 14: kisflow.Envelope.watermarks:type_name -> kisflow.Watermark
-	16, // 15: kisflow.Value.timers:type_name -> kisflow.Timer
-	19, // 16: kisflow.ClusterTable.nodes:type_name -> kisflow.ClusterNode
-	20, // 17: kisflow.ClusterTable.groups:type_name -> kisflow.ClusterGroup
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	12, // 11: kisflow.Manifest.chunks:type_name -> kisflow.Chunk
+	11, // 12: kisflow.Manifest.place:type_name -> kisflow.Place
+	10, // 13: kisflow.Manifest.runs:type_name -> kisflow.Run
+	11, // 14: kisflow.Manifest.epochs:type_name -> kisflow.Place
+	11, // 15: kisflow.Run.place:type_name -> kisflow.Place
+	12, // 16: kisflow.Run.chunks:type_name -> kisflow.Chunk
+	1,  // 17: kisflow.Envelope.control:type_name -> kisflow.Control
+	14, // 18: kisflow.Envelope.identities:type_name -> kisflow.Identity
+	5,  // 19: kisflow.Envelope.watermarks:type_name -> kisflow.Watermark
+	18, // 20: kisflow.Value.timers:type_name -> kisflow.Timer
+	21, // 21: kisflow.ClusterTable.nodes:type_name -> kisflow.ClusterNode
+	22, // 22: kisflow.ClusterTable.groups:type_name -> kisflow.ClusterGroup
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_kisflow_proto_init() }
@@ -2694,7 +2850,7 @@ func file_kisflow_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kisflow_proto_rawDesc), len(file_kisflow_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -34,7 +34,8 @@ type Store interface {
 // Reader reads a store as it was at one moment, whatever has become of it since. It may be used beside its Store,
 // by one goroutine at a time. While it is open, what it sees takes room.
 type Reader interface {
-	// Scan is the Store's, of that moment.
+	// Get and Scan are the Store's, of that moment.
+	Get(key []byte) ([]byte, error)
 	Scan(from, to []byte, f func(key, value []byte) bool) error
 	// Close may be called more than once.
 	Close() error

@@ -318,6 +318,15 @@ type Reader struct {
 	closed bool
 }
 
+// Get returns a copy of the key's value, or nil.
+func (r *Reader) Get(key []byte) (value []byte, err error) {
+	err = r.Scan(key, append(slices.Clone(key), 0), func(_, v []byte) bool {
+		value = append(make([]byte, 0, len(v)), v...)
+		return false
+	})
+	return value, err
+}
+
 // Scan calls f in order for the keys in [from, to).
 func (r *Reader) Scan(from, to []byte, f func(key, value []byte) bool) error {
 	r.s.mu.Lock()

@@ -583,22 +583,27 @@ type Store struct {
 // Get returns a copy of the key's value, or nil.
 func (s *Store) Get(key []byte) ([]byte, error) {
 	var value []byte
-	err := s.d.use(func(db *crdb.DB) error {
+	err := s.d.use(func(db *crdb.DB) (err error) {
 		var room [160]byte // not the store's: others may call Get at the same time
-		v, closer, err := db.Get(append(append(room[:0], s.prefix[:]...), key...))
-		if err == crdb.ErrNotFound {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		value = append(make([]byte, 0, len(v)), v...)
-		return closer.Close()
+		value, err = get(db, append(append(room[:0], s.prefix[:]...), key...))
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store %s: get: %w", s.name, err)
 	}
 	return value, nil
+}
+
+// get returns a copy of a value of the database, or of a snapshot of it.
+func get(db crdb.Reader, key []byte) ([]byte, error) {
+	v, closer, err := db.Get(key)
+	if err == crdb.ErrNotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return append(make([]byte, 0, len(v)), v...), closer.Close()
 }
 
 // Install applies all changes or none, without a sync.
@@ -723,18 +728,33 @@ func (s *Store) Snapshot() (state.Reader, error) {
 type Reader struct {
 	s        *Store
 	snapshot *crdb.Snapshot
+	key      []byte
+}
+
+// Get returns a copy of the key's value, or nil.
+func (r *Reader) Get(key []byte) (value []byte, err error) {
+	err = r.use("get", func() (err error) {
+		r.key = append(append(r.key[:0], r.s.prefix[:]...), key...)
+		value, err = get(r.snapshot, r.key)
+		return err
+	})
+	return value, err
 }
 
 // Scan calls f in order for the keys in [from, to).
 func (r *Reader) Scan(from, to []byte, f func(key, value []byte) bool) error {
+	return r.use("scan", func() error { return r.s.scan(r.snapshot, from, to, f) })
+}
+
+func (r *Reader) use(what string, f func() error) error {
 	err := r.s.d.use(func(*crdb.DB) error {
 		if !r.open() {
 			return errReaderClosed
 		}
-		return r.s.scan(r.snapshot, from, to, f)
+		return f()
 	})
 	if err != nil {
-		return fmt.Errorf("store %s: scan of a snapshot: %w", r.s.name, err)
+		return fmt.Errorf("store %s: %s of a snapshot: %w", r.s.name, what, err)
 	}
 	return nil
 }

@@ -343,6 +343,14 @@ func testSnapshot(t *testing.T, db state.DB) {
 	if err := first.Scan(nil, nil, func(_, _ []byte) bool { return true }); err == nil {
 		t.Error("a closed reader reads on")
 	}
+	for key, want := range map[string]string{"a": "1", "b": "", "c": "4", "e": ""} {
+		if v, err := second.Get([]byte(key)); err != nil || string(v) != want || (v == nil) != (want == "") {
+			t.Errorf("the reader's %s is %q, %v; want %q", key, v, err, want)
+		}
+	}
+	if _, err := first.Get([]byte("a")); err == nil {
+		t.Error("a closed reader has values")
+	}
 	read(second, "a=1", "c=4", "d=5") // it is left open: the database's Close closes it
 }
 
