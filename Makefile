@@ -9,7 +9,7 @@ BIN      := $(CURDIR)/bin
 TOOLS    := $(BIN)/tools
 PACKAGES ?= ./...
 
-.PHONY: help build release test test-short demo bench bench-nexmark bench-model bench-cluster soak lint format generate check-generated clean
+.PHONY: help build release test test-short demo cluster-demo bench bench-nexmark bench-model bench-cluster soak lint format generate check-generated clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -35,6 +35,9 @@ test-short: ## Run the quick tests, without the race detector.
 
 demo: build ## Run the orders example: 100,000 orders, a kill -9 half way, every key checked.
 	$(GO) run ./examples/orders/demo $(DEMOFLAGS)
+
+cluster-demo: build ## Run the orders example on three nodes: one is killed, one paused, one taken out of service.
+	$(GO) run ./examples/orders/demo -cluster $(DEMOFLAGS)
 
 bench: build ## Print the figures of speed, with the bare program beside them.
 	$(GO) run ./bench/kisbench $(BENCHFLAGS)

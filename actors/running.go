@@ -275,7 +275,7 @@ func (r *Running) beginOpen(stages [][]string, open which, opened chan<- error) 
 				return n, err
 			}
 			c := &cell{name: name, stage: stageName(must), must: must, number: number, credit: newCredit(s.opt.QueueRows),
-				failed: r.failed, aside: r.aside, p: p}
+				failed: r.failed, aside: r.aside, p: p, ended: make(chan struct{})}
 			c.ctx, c.cancel = context.WithCancel(r.ctx)
 			if c.box, err = s.runtime.Spawn(fmt.Sprintf("%s/%d", name, s.spawns.Add(1)), c.receive); err != nil {
 				return n, err

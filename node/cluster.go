@@ -565,8 +565,8 @@ func (n *Node) scatter(ctx context.Context, flow string) {
 func (n *Node) catalogUpTo(ctx context.Context, sequence uint64) error {
 	n.change.Lock() // before the look: while a catalog is followed it is the node's already
 	defer n.change.Unlock()
-	if n.catalog.sequence >= sequence {
-		return nil
+	if n.catalog == nil || n.catalog.sequence >= sequence {
+		return nil // or it has not started yet: then it reads the newest one
 	}
 	return n.refresh(ctx)
 }

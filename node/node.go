@@ -197,13 +197,9 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 			return nil, err
 		}
 	}
-	if n.catalog, err = loadCatalog(ctx, n.streams); err != nil {
+	if err := n.readCatalog(ctx); err != nil {
 		return nil, err
 	}
-	if n.set, err = setOf(n.catalog.Definitions); err != nil {
-		return nil, err
-	}
-	n.lastSaved = fingerprint(n.catalog.Definitions)
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
@@ -237,6 +233,25 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	n.log.Info("kisnode runs", "api", "http://"+n.listener.Addr().String(), "nats", n.natsURL(), "data", o.Data,
 		"durability", o.Durability, "flows", len(n.system.Running()), "after", time.Since(n.started).Round(time.Millisecond).String())
 	return n, nil
+}
+
+// readCatalog reads the catalog for the first time. Other nodes may ask for it already.
+func (n *Node) readCatalog(ctx context.Context) error {
+	n.change.Lock()
+	defer n.change.Unlock()
+	c, err := loadCatalog(ctx, n.streams)
+	if err != nil {
+		return err
+	}
+	set, err := setOf(c.Definitions)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.catalog, n.set = c, set
+	n.mu.Unlock()
+	n.lastSaved = fingerprint(c.Definitions)
+	return nil
 }
 
 func owner() string {

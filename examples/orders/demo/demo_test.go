@@ -34,6 +34,25 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// TestClusterDemo runs the demo on three nodes.
+func TestClusterDemo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and runs programs; not with -short")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	defer cancel()
+	bin := t.TempDir()
+	build := exec.CommandContext(ctx, "go", "build", "-o", bin, "./cmd/kisnode", "./cmd/kisctl")
+	build.Dir = filepath.Join("..", "..", "..")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	d := demo{lines: 20_000, seed: 4, bin: bin, flows: filepath.Join("..", "flows.yaml"), cluster: true}
+	if err := d.run(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestDemoFindsDifferences(t *testing.T) {
 	// A kisctl that always answers the same two states.
 	bin := t.TempDir()

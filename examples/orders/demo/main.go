@@ -2,6 +2,9 @@
 // examples/orders, publishes order lines of which one in a hundred is bad, kills the node half way with
 // SIGKILL, starts it again, and then compares every key's state and every dead letter with an independent
 // count. It ends with 1 when one differs.
+//
+// With -cluster there are three nodes, and while the lines come one of them is killed, one is paused for longer than its
+// lease, and one is taken out of service.
 package main
 
 import (
@@ -34,7 +37,10 @@ type demo struct {
 	bin   string
 	flows string
 	dir   string
-	node  *node
+	node  *node // that is asked, and alone without -cluster
+
+	cluster bool
+	nodes   []*node
 }
 
 func main() {
@@ -45,6 +51,7 @@ func main() {
 	flag.StringVar(&d.bin, "bin", "bin", "folder of kisnode and kisctl")
 	flag.StringVar(&d.flows, "flows", filepath.Join("examples", "orders", "flows.yaml"), "definitions")
 	flag.BoolVar(&keep, "keep", false, "keep the temporary folder")
+	flag.BoolVar(&d.cluster, "cluster", false, "three nodes: one is killed, one paused, one taken out of service")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -62,8 +69,8 @@ func (d *demo) run(ctx context.Context, keep bool) (err error) {
 		return err
 	}
 	defer func() {
-		if d.node != nil {
-			err = errors.Join(err, d.node.stop(err != nil))
+		for _, n := range d.nodes {
+			err = errors.Join(err, n.stop(err != nil))
 		}
 		if keep {
 			fmt.Println("kept", d.dir)
@@ -72,11 +79,7 @@ func (d *demo) run(ctx context.Context, keep bool) (err error) {
 		}
 	}()
 
-	step("starting a node in %s", d.dir)
-	if d.node, err = newNode(filepath.Join(d.bin, "kisnode"), filepath.Join(d.dir, "data")); err != nil {
-		return err
-	}
-	if err := d.node.start(ctx); err != nil {
+	if err := d.startNodes(ctx); err != nil {
 		return err
 	}
 	step("applying %s", d.flows)
@@ -94,7 +97,7 @@ func (d *demo) run(ctx context.Context, keep bool) (err error) {
 		return err
 	}
 	took := time.Since(start)
-	step("all counted: %d lines in %.1f s, the kill in it: %.0f lines a second", d.lines, took.Seconds(), float64(d.lines)/took.Seconds())
+	step("all counted: %d lines in %.1f s, the faults in it: %.0f lines a second", d.lines, took.Seconds(), float64(d.lines)/took.Seconds())
 
 	want := orders.Count(orders.New(d.lines, d.seed))
 	if err := d.show(ctx, want); err != nil {
@@ -107,7 +110,7 @@ func step(format string, args ...any) { fmt.Printf("\n== "+format+"\n", args...)
 
 // publish sends all lines by one kisctl publish, and kills the node when half of them are out.
 func (d *demo) publish(ctx context.Context) error {
-	step("publishing %d order lines; kill -9 half way", d.lines)
+	step("publishing %d order lines; faults on the way", d.lines)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "kisctl"), "--server", d.node.url(), "publish", "orders.new", "-f", "-", "--progress")
@@ -123,25 +126,26 @@ func (d *demo) publish(ctx context.Context) error {
 	if feedErr != nil {
 		cancel()
 	}
-	if err := cmd.Wait(); err != nil && feedErr == nil {
+	if err := errors.Join(cmd.Wait(), feedErr); err != nil {
 		return fmt.Errorf("kisctl publish: %w\n%s", err, d.node.log)
 	}
-	return feedErr
+	return nil
 }
 
 func (d *demo) feed(ctx context.Context, pipe io.WriteCloser) error {
 	w := bufio.NewWriterSize(pipe, 1<<16)
+	faults := d.faults()
 	n := 0
 	for source := orders.New(d.lines, d.seed); ; n++ {
 		l, ok := source.Next()
 		if !ok {
 			break
 		}
-		if n == d.lines/2 {
+		if fault := faults[n]; fault != nil {
 			if err := w.Flush(); err != nil {
 				return err
 			}
-			if err := d.killAndRestart(ctx); err != nil {
+			if err := fault(ctx); err != nil {
 				return err
 			}
 		}
@@ -150,6 +154,28 @@ func (d *demo) feed(ctx context.Context, pipe io.WriteCloser) error {
 		}
 	}
 	return errors.Join(w.Flush(), pipe.Close())
+}
+
+// startNodes starts the one node, or three that form a cluster.
+func (d *demo) startNodes(ctx context.Context) error {
+	if d.cluster {
+		return d.startCluster(ctx)
+	}
+	step("starting a node in %s", d.dir)
+	n, err := newNode(filepath.Join(d.bin, "kisnode"), filepath.Join(d.dir, "data"))
+	if err != nil {
+		return err
+	}
+	d.node, d.nodes = n, []*node{n}
+	return n.start(ctx)
+}
+
+// faults are what happens after so many lines.
+func (d *demo) faults() map[int]func(context.Context) error {
+	if d.cluster {
+		return d.clusterFaults()
+	}
+	return map[int]func(context.Context) error{d.lines / 2: d.killAndRestart}
 }
 
 // killAndRestart waits until the node is in the middle of its work, kills it, and starts it on the same data.
@@ -195,10 +221,14 @@ func (d *demo) settle(ctx context.Context) error {
 	since := time.Now()
 	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		var now []api.Lag
-		behind := false
+		behind, asked := false, true
 		for _, flow := range []string{"Orders", "OrderTotals"} {
 			list, err := client.Lag(ctx, flow, api.Page{Limit: api.MaxLimit})
 			if err != nil {
+				if d.cluster { // a partition may be on its way
+					asked = false
+					break
+				}
 				return fmt.Errorf("lag of %s: %w\n%s", flow, err, d.node.log)
 			}
 			for _, l := range list.Items {
@@ -209,7 +239,7 @@ func (d *demo) settle(ctx context.Context) error {
 			}
 			now = append(now, list.Items...)
 		}
-		if behind || !same(before, now) {
+		if behind || !asked || !same(before, now) {
 			before, since = now, time.Now()
 		} else if time.Since(since) > still {
 			return nil

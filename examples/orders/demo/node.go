@@ -16,6 +16,8 @@ import (
 type node struct {
 	path, data         string
 	natsListen, listen string
+	name               string   // in a cluster
+	args               []string // further flags
 	cmd                *exec.Cmd
 	exited             chan struct{} // closed when cmd has ended
 	waitErr            error         // read it after exited
@@ -41,7 +43,7 @@ func (n *node) url() string { return "http://" + n.listen }
 
 // start starts the process and waits until it is ready.
 func (n *node) start(ctx context.Context) error {
-	n.cmd = exec.Command(n.path, "--data", n.data, "--listen", n.listen, "--nats-listen", n.natsListen, "--durability", "process")
+	n.cmd = exec.Command(n.path, append([]string{"--data", n.data, "--listen", n.listen, "--nats-listen", n.natsListen, "--durability", "process"}, n.args...)...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
 	if err := n.cmd.Start(); err != nil {
 		n.cmd = nil
