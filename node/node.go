@@ -312,7 +312,8 @@ func (n *Node) connect(ctx context.Context) (err error) {
 	power := n.opt.Durability == "power"
 	o := nats.ConnectOptions{URL: n.opt.NATS, Name: "kisnode", Log: n.log}
 	if n.opt.NATS == "" {
-		so := nats.Options{Dir: filepath.Join(n.opt.Data, "nats"), Listen: n.opt.NATSListen, SyncAlways: power, Log: n.log.With("part", "nats")}
+		so := nats.Options{Dir: filepath.Join(n.opt.Data, "nats"), Listen: n.opt.NATSListen, SyncAlways: power, Log: n.log.With("part", "nats"),
+			Plain: true} // there are no flags yet for certificates and users
 		if n.opt.ClusterListen != "" {
 			so.Name = n.opt.NodeName
 			so.Cluster = &nats.ClusterOptions{Name: n.opt.ClusterName, Listen: n.opt.ClusterListen, Advertise: n.opt.ClusterAdvertise, Join: n.opt.Join}

@@ -3,11 +3,13 @@ package nats
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,6 +39,8 @@ type ClusterOptions struct {
 	// A set of one runs JetStream by itself and takes no routes: JetStream in a cluster needs two servers at least. Other nodes are
 	// clients of its Listen then, by ConnectOptions.URL. It becomes three by a backup and a restore.
 	Join []string
+	// User is whom the servers show each other, with a password; each has the same.
+	User User
 	// Elections says how soon a leader that is gone is replaced. Default ElectionsFast.
 	Elections Elections
 }
@@ -44,11 +48,12 @@ type ClusterOptions struct {
 // setSizes are the sizes that a JetStream set may have: an even one needs as many as the next odd one for a majority and holds no more.
 var setSizes = []int{1, 3, 5}
 
-// place is where a server stands in its cluster, as the options say.
+// standing is where a server stands in its cluster, as the options say.
 type standing struct {
 	own    string   // its route address
 	set    []string // the route addresses of the JetStream set
 	member bool     // it runs JetStream
+	tls    *tls.Config
 }
 
 // alone tells that JetStream runs on one server, which takes no routes.
@@ -64,6 +69,13 @@ func (c *ClusterOptions) standing() (*standing, error) {
 	}
 	if c.Elections != "" && c.Elections != ElectionsFast && c.Elections != ElectionsStock {
 		wrong("Cluster.Elections is %q; it must be %s or %s", c.Elections, ElectionsFast, ElectionsStock)
+	}
+	if c.User.given() {
+		if err := c.User.validate("Cluster.User"); err != nil {
+			wrong("%w", err)
+		} else if c.User.Token != "" {
+			wrong("Cluster.User has a token; routes need a name and a password")
+		}
 	}
 	host, port, err := hostPort(c.Listen)
 	ip := net.ParseIP(host)
@@ -132,10 +144,19 @@ const (
 )
 
 // apply sets the server's options.
-func (p *standing) apply(c *ClusterOptions, so *server.Options) {
+func (p *standing) apply(c *ClusterOptions, files TLS, so *server.Options) error {
 	so.JetStream = p.member
 	if p.alone() {
-		return
+		return nil
+	}
+	if files.CertFile != "" {
+		if files.CAFile == "" {
+			return errors.New("TLS.CAFile is empty; routes need it to know each other's certificates")
+		}
+		var err error
+		if p.tls, err = files.routes(); err != nil {
+			return err
+		}
 	}
 	host, port, _ := hostPort(c.Listen) // standing has seen it
 	so.Cluster = server.ClusterOpts{
@@ -143,14 +164,23 @@ func (p *standing) apply(c *ClusterOptions, so *server.Options) {
 		NoAdvertise:  loopbackHost(so.Host),
 		PingInterval: 5 * time.Second, // a server that is gone without a word is noticed after three of them
 		MaxPingsOut:  2,
+		Username:     c.User.Name,
+		Password:     string(c.User.Password),
+		TLSConfig:    p.tls,
+		TLSTimeout:   handshakeWithin.Seconds(),
+	}
+	var user *url.Userinfo
+	if c.User.given() {
+		user = url.UserPassword(c.User.Name, string(c.User.Password))
 	}
 	so.JetStreamDomain = domainOfOthers
 	if p.member {
 		so.JetStreamDomain = domainOfMembers
 	}
 	for _, address := range p.set { // with its own: their number is the size of the set
-		so.Routes = append(so.Routes, &url.URL{Scheme: "nats-route", Host: address})
+		so.Routes = append(so.Routes, &url.URL{Scheme: "nats-route", Host: address, User: user})
 	}
+	return nil
 }
 
 func loopbackHost(host string) bool {
@@ -181,7 +211,13 @@ func (e *Server) awaitLeader(ctx context.Context) error {
 			return err
 		}
 		if err := sleep(ctx, leaderEvery); err != nil {
-			seen, _ := e.sight(context.WithoutCancel(ctx))
+			seen, why := e.sight(context.WithoutCancel(ctx))
+			if why != nil {
+				return why
+			}
+			if last := e.log.last.Load(); last != nil {
+				seen += "; the last error of the server: " + *last
+			}
 			return fmt.Errorf("%w: %s", err, seen)
 		}
 		if time.Now().After(say) {
@@ -217,7 +253,11 @@ func (e *Server) leads(ctx context.Context, nc *nats.Conn) error {
 
 // client is a connection of the server's own process.
 func (e *Server) client() (*nats.Conn, error) {
-	return nats.Connect("", nats.InProcessServer(e), nats.Name(e.opt.Name+" start"), nats.NoReconnect())
+	opts := []nats.Option{nats.InProcessServer(e), nats.Name(e.opt.Name + " start"), nats.NoReconnect()}
+	if e.own.given() {
+		opts = append(opts, nats.UserInfo(e.own.Name, string(e.own.Password)))
+	}
+	return nats.Connect("", opts...)
 }
 
 // sight looks at the route addresses of the set and says in a line what is missing. Its error is what waiting cannot mend.
@@ -228,7 +268,7 @@ func (e *Server) sight(ctx context.Context) (string, error) {
 		if address == e.standing.own {
 			continue
 		}
-		wg.Go(func() { sights[i] = look(ctx, address) })
+		wg.Go(func() { sights[i] = look(ctx, address, e.standing.tls) })
 	}
 	wg.Wait()
 	var missing, present []string
@@ -266,7 +306,7 @@ type sighting struct {
 }
 
 // look opens a connection to a route address and closes it again.
-func look(ctx context.Context, address string) (s sighting) {
+func look(ctx context.Context, address string, secure *tls.Config) (s sighting) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
@@ -280,8 +320,18 @@ func look(ctx context.Context, address string) (s sighting) {
 	defer conn.Close()
 	deadline, _ := ctx.Deadline()
 	_ = conn.SetDeadline(deadline)
+	if secure != nil { // on a route TLS comes first, and what a server says of itself after it
+		over, err := shake(ctx, conn, address, secure)
+		if err != nil {
+			return sighting{err: err}
+		}
+		conn = over
+	}
 	line, err := bufio.NewReaderSize(conn, 64<<10).ReadSlice('\n')
 	if err != nil {
+		if secure == nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			return sighting{err: errors.New("it says nothing: it may want TLS, and this server has no certificate")}
+		}
 		return sighting{err: fmt.Errorf("it says nothing: %w", err)}
 	}
 	text, ok := strings.CutPrefix(string(line), "INFO ")
@@ -289,6 +339,18 @@ func look(ctx context.Context, address string) (s sighting) {
 		return sighting{err: errors.New("it is no NATS server")}
 	}
 	return s
+}
+
+// shake makes the handshake of a route. Whether the other side believes our certificate shows in the read after it.
+func shake(ctx context.Context, conn net.Conn, address string, secure *tls.Config) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	secure = secure.Clone()
+	secure.ServerName = host
+	over := tls.Client(conn, secure)
+	return over, over.HandshakeContext(ctx)
 }
 
 // serversEvery is how often the other servers are counted.

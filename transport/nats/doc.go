@@ -17,6 +17,10 @@
 // A reader's consumer is on one server: the reader starts again when that server leaves the cluster, or after 2.5 s without its heartbeat.
 // While a stream has no leader its replicas answer questions about it, and not all know its end: such answers are not taken.
 //
+// An address that other machines reach needs TLS and users (Options.TLS, Users, ClusterOptions.User), or Embed refuses it. Both sides of a route
+// show a certificate of the authority that both believe, and a user; a client shows a user. Certificates are read again when their files change.
+// This process itself connects as a user that is made at the start and known nowhere else. Passwords and tokens are Secrets.
+//
 // A reader counts the consumer's sequence. A hole in it, a consumer that is gone, a new connection or missing
 // heartbeats make it start again behind the last message that it has taken.
 package nats

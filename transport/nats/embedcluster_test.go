@@ -376,7 +376,7 @@ func TestSuiteCluster(t *testing.T) {
 
 func TestClusterOptions(t *testing.T) {
 	three := []string{"10.0.0.1:6222", "nats://10.0.0.2:6222", "nats://Node-C:6222/"}
-	good := Options{Name: "a", Dir: "data", Cluster: &ClusterOptions{Name: "shop", Listen: "10.0.0.1:6222", Join: three}}
+	good := Options{Name: "a", Dir: "data", Plain: true, Cluster: &ClusterOptions{Name: "shop", Listen: "10.0.0.1:6222", Join: three}}
 	for _, c := range []struct {
 		change func(*Options, *ClusterOptions)
 		member bool
@@ -426,7 +426,7 @@ func TestSetOfOne(t *testing.T) {
 	defer s.Shutdown()
 	streams := NewStreams(connect(t, ConnectOptions{URL: s.URL()}), StreamsOptions{})
 	ensure(t, streams, transport.Config{Name: "S", Subjects: []string{"s.>"}})
-	if seen := look(t.Context(), address); seen.err == nil {
+	if seen := look(t.Context(), address, nil); seen.err == nil {
 		t.Errorf("it takes routes: %+v", seen)
 	}
 	_, err := NewStreams(streams.c, StreamsOptions{Replicas: 3}).Ensure(t.Context(), transport.Config{Name: "S", Subjects: []string{"s.>"}})

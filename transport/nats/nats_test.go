@@ -257,7 +257,7 @@ func TestParseReply(t *testing.T) {
 
 func TestEmbeddedAndListening(t *testing.T) {
 	for _, listen := range []string{"", "127.0.0.1:0", "0.0.0.0:0", "localhost:0"} {
-		s := embed(t, Options{Listen: listen})
+		s := embed(t, Options{Listen: listen, Plain: true})
 		defer s.Shutdown()
 		c := connect(t, ConnectOptions{Server: s})
 		streams := NewStreams(c, StreamsOptions{})

@@ -44,6 +44,13 @@ type Options struct {
 	// Name is the server's name in the logs and for monitoring. In a cluster it is what JetStream knows the server and its files by: each has
 	// its own and keeps it. Default "kisflow".
 	Name string
+	// TLS is for clients and routes, and Users may connect as clients; none: everybody. The connections of this process itself need neither. An
+	// address beyond this machine needs both, unless Plain says otherwise.
+	TLS   TLS
+	Users []User
+	// Plain allows plain text, and clients without a user, on addresses that other machines reach. Who reaches such an address may read and change
+	// everything.
+	Plain bool
 	// Cluster makes it one of several servers; nil: it stands alone.
 	Cluster *ClusterOptions
 	// Log receives the server's log. Default slog.Default.
@@ -51,6 +58,9 @@ type Options struct {
 }
 
 const defaultName = "kisflow"
+
+// handshakeWithin bounds a TLS handshake: more than the server's two seconds, for machines that are busy.
+const handshakeWithin = 10 * time.Second
 
 func (o Options) withDefaults() Options {
 	if o.MaxPayload == 0 {
@@ -103,6 +113,14 @@ func (o Options) validate() (*standing, error) {
 			errs = append(errs, fmt.Errorf("listen address: %w", err))
 		}
 	}
+	for i, u := range o.Users {
+		if err := u.validate(fmt.Sprintf("Users[%d]", i)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := o.exposed(p); err != nil {
+		errs = append(errs, err)
+	}
 	return p, errors.Join(errs...)
 }
 
@@ -124,6 +142,7 @@ type Server struct {
 	s        *server.Server
 	log      *logger
 	standing *standing
+	own      User // whom this process connects as; nobody where there are no users
 }
 
 // Embed starts a server and returns when it takes connections: everything in Dir has been read then. In a cluster
@@ -145,6 +164,12 @@ func start(ctx context.Context, opt Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	var own User
+	if len(opt.Users) > 0 {
+		if so.CustomClientAuthentication, own, err = newGuard(opt.Users); err != nil {
+			return nil, err
+		}
+	}
 	if opt.Cluster != nil && standing.member && !standing.alone() {
 		if err := opt.Cluster.Elections.use(); err != nil {
 			return nil, err
@@ -154,7 +179,7 @@ func start(ctx context.Context, opt Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Server{opt: opt, s: s, log: &logger{log: opt.Log.With("component", "nats"), fatal: make(chan string, 1)}, standing: standing}
+	e := &Server{opt: opt, s: s, log: &logger{log: opt.Log.With("component", "nats"), fatal: make(chan string, 1)}, standing: standing, own: own}
 	s.SetLoggerV2(e.log, false, false, false)
 	go s.Start() // returns when it has started; Shutdown waits for what it leaves behind
 	if err := e.await(ctx); err != nil {
@@ -191,8 +216,17 @@ func (o Options) server(standing *standing) (*server.Options, error) {
 		}
 		so.Host, so.Port = host, port
 	}
+	if o.TLS.CertFile != "" {
+		c, err := o.TLS.config()
+		if err != nil {
+			return nil, err
+		}
+		so.TLSConfig, so.TLSTimeout = c, handshakeWithin.Seconds()
+	}
 	if o.Cluster != nil {
-		standing.apply(o.Cluster, so)
+		if err := standing.apply(o.Cluster, o.TLS, so); err != nil {
+			return nil, err
+		}
 	}
 	if !standing.member {
 		return so, nil
@@ -236,7 +270,7 @@ func (e *Server) URL() string {
 
 // loopback is where this process connects over TCP, or "" if the server does not listen.
 func (e *Server) loopback() string {
-	if e.opt.Listen == "" {
+	if e.opt.Listen == "" || e.opt.TLS.CertFile != "" { // with TLS the connection in the process is the cheaper one
 		return ""
 	}
 	host, _, _ := hostPort(e.opt.Listen) // validate has seen it
@@ -309,6 +343,7 @@ type logger struct {
 	log   *slog.Logger
 	fatal chan string // the first line that would have ended the process
 
+	last   atomic.Pointer[string] // the last line of an error
 	broken atomic.Pointer[string] // the first line that says that a stream takes nothing more before the next start
 }
 
@@ -350,6 +385,9 @@ func (l *logger) Errorf(format string, v ...any) {
 		return
 	}
 	l.log.Error(line)
+	if !strings.Contains(line, "Error flushing") { // follows the error that closed a connection
+		l.last.Store(&line)
+	}
 	if strings.Contains(line, writeError) {
 		l.broken.CompareAndSwap(nil, &line)
 	}
