@@ -100,9 +100,13 @@ func (a *assignment) forget() {
 		if g.Ready && nodes[g.Next] != before[g.Next] { // another process, which has still to catch up
 			g.Ready = false
 		}
-		g.Standbys = slices.DeleteFunc(g.Standbys, func(s string) bool {
-			return !a.isOpen(a.at(s)) || s == g.Owner
-		})
+		kept := g.Standbys[:0]
+		for _, s := range g.Standbys {
+			if a.isOpen(a.at(s)) && s != g.Owner && !slices.Contains(kept, s) {
+				kept = append(kept, s)
+			}
+		}
+		g.Standbys = kept
 	}
 }
 

@@ -45,9 +45,11 @@ func (c *Cluster) decide() {
 			if c.idle(delay, changed) {
 				continue
 			}
-			if again, _ := c.plan(); again == nil || !again.equal(*next) {
+			again, _ := c.plan()
+			if again == nil || !again.equal(*next) {
 				continue
 			}
+			next = again
 			fallthrough
 		default:
 			if err := c.writeTable(c.ctx, *next); err == nil {

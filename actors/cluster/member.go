@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -359,7 +360,7 @@ func (c *Cluster) rejoin() {
 	if c.until(c.ctx, func() bool { return c.placedOrder >= order && c.releasing == 0 }) != nil {
 		return
 	}
-	pause := c.opt.Lease / 16
+	pause, level := c.opt.Lease/16, slog.LevelWarn
 	for c.ctx.Err() == nil {
 		err := c.release(groups)
 		if err == nil {
@@ -369,6 +370,7 @@ func (c *Cluster) rejoin() {
 			cancel()
 		}
 		if err == nil {
+			c.log.Info("this node is a member again", "incarnation", c.Self().Incarnation)
 			return
 		}
 		var taken *takenError
@@ -378,7 +380,8 @@ func (c *Cluster) rejoin() {
 			c.mu.Unlock()
 			return
 		}
-		c.log.Warn("this node cannot join again so far", "error", err)
+		c.log.Log(c.ctx, level, "this node cannot join again so far", "error", err)
+		level = slog.LevelDebug // said once
 		_ = sleep(c.ctx, c.clock, pause/2+rand.N(pause))
 		pause = min(2*pause, c.opt.Lease)
 	}

@@ -133,11 +133,16 @@ func (c *Cluster) closeGroups(ctx context.Context, groups map[int]*release, orde
 	if c.until(ctx, func() bool { return c.placedOrder >= order }) != nil {
 		return
 	}
+	since := c.clock.Now()
 	for pause := releasePause; ; pause = min(2*pause, releasePauseMost) {
 		attempt, cancel := context.WithTimeout(ctx, releasePatience)
 		err := c.engine.Release(attempt, slices.Sorted(maps.Keys(groups)))
 		cancel()
 		if err == nil || ctx.Err() != nil {
+			break
+		}
+		if c.clock.Now()-since >= 2*releasePatience { // nobody runs them meanwhile, and the next owner is fenced against us
+			c.log.Error("groups are handed over though they do not close", "groups", len(groups), "error", err)
 			break
 		}
 		c.log.Warn("groups cannot be handed over so far", "groups", len(groups), "error", err)

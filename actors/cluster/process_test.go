@@ -3,12 +3,21 @@ package cluster
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	crand "crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,8 +79,14 @@ func runNode(name string) error {
 		}
 		return []byte(name + " " + c.Method + " " + c.Key), nil
 	}
+	var secure *tls.Config
+	if dir := os.Getenv("KISFLOW_CLUSTER_TEST_TLS"); dir != "" {
+		if secure, err = testTLS(dir); err != nil {
+			return err
+		}
+	}
 	c, err := Join(ctx, nats.NewStreams(conn, nats.StreamsOptions{}), e, Options{
-		Name: "test", Node: name, Listen: os.Getenv("KISFLOW_CLUSTER_TEST_LISTEN"), Lease: 2 * time.Second, Standbys: 1, Log: log,
+		Name: "test", Node: name, Listen: os.Getenv("KISFLOW_CLUSTER_TEST_LISTEN"), Lease: 2 * time.Second, Standbys: 1, Log: log, TLS: secure,
 	})
 	if err != nil {
 		return err
@@ -127,6 +142,10 @@ func runNode(name string) error {
 			var b []byte
 			b, err = json.Marshal(nodeState{groups, alive, c.Self().Incarnation, e.owned()})
 			out = string(b)
+		case "owners":
+			for _, g := range c.Table().Groups {
+				out += g.Owner
+			}
 		case "leave":
 			ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 			err = c.Leave(ctx)
@@ -218,20 +237,20 @@ type process struct {
 }
 
 // natsServer starts a server for the nodes.
-func natsServer(t *testing.T) string {
+func natsServer(t *testing.T, dir, listen string) *nats.Server {
 	t.Helper()
-	s, err := nats.Embed(t.Context(), nats.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)})
+	s, err := nats.Embed(t.Context(), nats.Options{Dir: dir, Listen: listen, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Shutdown)
-	return s.URL()
+	return s
 }
 
-func spawn(t *testing.T, url, name, listen string) (*process, error) {
+func spawn(t *testing.T, url, name, listen string, env ...string) (*process, error) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), nodeEnv+"="+name, "KISFLOW_CLUSTER_TEST_NATS="+url, "KISFLOW_CLUSTER_TEST_LISTEN="+listen)
+	cmd.Env = append(append(os.Environ(), env...), nodeEnv+"="+name, "KISFLOW_CLUSTER_TEST_NATS="+url, "KISFLOW_CLUSTER_TEST_LISTEN="+listen)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -276,9 +295,9 @@ func spawn(t *testing.T, url, name, listen string) (*process, error) {
 	return p, err
 }
 
-func start(t *testing.T, url, name string) *process {
+func start(t *testing.T, url, name string, env ...string) *process {
 	t.Helper()
-	p, err := spawn(t, url, name, "127.0.0.1:0")
+	p, err := spawn(t, url, name, "127.0.0.1:0", env...)
 	if err != nil {
 		t.Fatalf("node %s: %v", name, err)
 	}
@@ -368,7 +387,7 @@ func TestProcesses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
-	url := natsServer(t)
+	url := natsServer(t, t.TempDir(), "127.0.0.1:0").URL()
 	a, b, c := start(t, url, "a"), start(t, url, "b"), start(t, url, "c")
 	allSettled(t, a, b, c)
 
@@ -466,5 +485,134 @@ func TestProcesses(t *testing.T) {
 	allSettled(t, a, b)
 	for _, n := range []*process{a, b} {
 		n.must("leave")
+	}
+}
+
+// TestServerRestart takes NATS away for longer than a lease: all nodes give up their groups, and all have them again.
+func TestServerRestart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	dir := t.TempDir()
+	server := natsServer(t, dir, "127.0.0.1:0")
+	url := server.URL()
+	a, b, c := start(t, url, "a"), start(t, url, "b"), start(t, url, "c")
+	allSettled(t, a, b, c)
+	before := a.must("owners")
+	a.must("load")
+	server.Shutdown()
+	for _, n := range []*process{a, b, c} {
+		eventually(t, "all groups are given up", 10*time.Second, func() bool { return n.state().Owned == 0 })
+	}
+	time.Sleep(2 * time.Second)
+	up := time.Now()
+	natsServer(t, dir, strings.TrimPrefix(url, "nats://"))
+	allSettled(t, a, b, c)
+	t.Logf("all is as it was %s after the server is there again", time.Since(up))
+	loaded(t, a, "no server")
+	if after := a.must("owners"); after != before {
+		t.Errorf("owners before %s\nand after  %s", before, after)
+	}
+}
+
+// testTLS reads a node's certificate, and whom it trusts.
+func testTLS(dir string) (*tls.Config, error) {
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "node.pem"), filepath.Join(dir, "node.key"))
+	if err != nil {
+		return nil, err
+	}
+	ca, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, MinVersion: tls.VersionTLS13}, nil
+}
+
+// certificates writes a node's certificate by an authority of its own.
+func certificates(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, kind string, der []byte) {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key := func() *ecdsa.PrivateKey {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	caKey, nodeKey := key(), key()
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	node := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "node"}, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	der, err := x509.CreateCertificate(crand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("ca.pem", "CERTIFICATE", der)
+	if der, err = x509.CreateCertificate(crand.Reader, node, ca, &nodeKey.PublicKey, caKey); err != nil {
+		t.Fatal(err)
+	}
+	write("node.pem", "CERTIFICATE", der)
+	if der, err = x509.MarshalPKCS8PrivateKey(nodeKey); err != nil {
+		t.Fatal(err)
+	}
+	write("node.key", "PRIVATE KEY", der)
+	return dir
+}
+
+func TestTLS(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	url := natsServer(t, t.TempDir(), "127.0.0.1:0").URL()
+	dir := certificates(t)
+	a, b := start(t, url, "a", "KISFLOW_CLUSTER_TEST_TLS="+dir), start(t, url, "b", "KISFLOW_CLUSTER_TEST_TLS="+dir)
+	allSettled(t, a, b)
+	for g := range 8 {
+		if x, y := a.must("ask %d get x", g), b.must("ask %d get x", g); x != y {
+			t.Errorf("group %d: %q from a, %q from b", g, x, y)
+		}
+	}
+	// Who has no certificate of the same authority does not get in, and neither reaches nor is reached.
+	secure, err := testTLS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secure.Certificates = nil
+	if conn, err := tls.Dial("tcp", a.address, secure); err == nil { // the server's refusal comes with the first read
+		if _, err := conn.Read(make([]byte, 1)); err == nil {
+			t.Error("a client without a certificate was let in")
+		}
+		_ = conn.Close()
+	}
+	for what, env := range map[string]string{"plain": "", "another authority": certificates(t)} {
+		stranger := start(t, url, "c", "KISFLOW_CLUSTER_TEST_TLS="+env)
+		if out, err := stranger.do("call a get x"); err == nil {
+			t.Errorf("%s: a stranger was answered %q", what, out)
+		}
+		if out, err := a.do("call c get x"); err == nil {
+			t.Errorf("%s: a stranger answered %q", what, out)
+		}
+		stranger.must("leave")
+	}
+}
+
+func TestAddressInUse(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lis.Close() }()
+	url := natsServer(t, t.TempDir(), "127.0.0.1:0").URL()
+	if _, err := spawn(t, url, "a", lis.Addr().String()); err == nil || !strings.Contains(err.Error(), "listen "+lis.Addr().String()) || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("an address in use: %v", err)
 	}
 }

@@ -670,8 +670,8 @@ func TestSimulationWithoutLease(t *testing.T) { simulate(t, false) }
 
 func simulate(t *testing.T, lease bool) {
 	first, last := uint64(1), uint64(*simSeeds)
-	if testing.Short() {
-		last = 40
+	if testing.Short() || raceEnabled {
+		last = min(last, 60)
 	}
 	if !lease {
 		last = (last + 9) / 10
