@@ -23,7 +23,8 @@ type Engine interface {
 	Caught(group int) bool
 	// Release waits until all partitions of groups that Place has taken from this node are closed, their batches at
 	// hand finished or given up: once it has returned nil this node commits nothing for them under that ownership.
-	// With an error it is called again. It must not hang on streams that do not answer: a node that cannot reach
+	// With an error it is called again. Before a group is this node's again a View after Release says that it is
+	// not, so that an engine may hold closed what it has released until then. It must not hang on streams that do not answer: a node that cannot reach
 	// them must be able to give up.
 	Release(ctx context.Context, groups []int) error
 	// Answer handles a call of another node, or of this one.

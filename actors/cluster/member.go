@@ -365,6 +365,14 @@ func (c *Cluster) rejoin() {
 		err := c.release(groups)
 		if err == nil {
 			groups = nil
+			c.mu.Lock()
+			c.order++ // the engine hears once more that nothing is ours: before anything is again
+			order = c.order
+			c.notify()
+			c.mu.Unlock()
+			if c.until(c.ctx, func() bool { return c.placedOrder >= order }) != nil {
+				return
+			}
 			ctx, cancel := context.WithTimeout(c.ctx, max(4*c.opt.Lease, 10*time.Second))
 			err = c.enter(ctx)
 			cancel()

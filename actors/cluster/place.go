@@ -11,6 +11,7 @@ import (
 type release struct {
 	next string // to whom
 	done bool   // all is closed
+	told int    // what the engine must have been told of since, before the group may be this node's again
 }
 
 // roleOf is what this node is to a group now. mu is held.
@@ -91,7 +92,7 @@ func (c *Cluster) handOver() {
 		return
 	}
 	for g, r := range c.releases {
-		if r.done && !c.handing(g, r) { // it is the other's, or was taken back
+		if r.done && c.placedOrder >= r.told && !c.handing(g, r) { // it is the other's, or was taken back
 			delete(c.releases, g)
 			c.notify()
 		}
@@ -152,8 +153,9 @@ func (c *Cluster) closeGroups(ctx context.Context, groups map[int]*release, orde
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.order++
 	for _, r := range groups {
-		r.done = ctx.Err() == nil
+		r.done, r.told = ctx.Err() == nil, c.order
 	}
 	c.notify()
 }

@@ -68,9 +68,10 @@ type simNode struct {
 	cut     bool          // no way to the streams
 	lease   bool          // it heeds the lease
 
-	view    View
-	open    map[int]bool          // groups that it runs
-	lagging map[int]time.Duration // groups: when their copies are near the end
+	view     View
+	open     map[int]bool          // groups that it runs
+	released map[int]bool          // and those that it must hold closed until it is told that they are not its own
+	lagging  map[int]time.Duration // groups: when their copies are near the end
 }
 
 func (w *world) n(n int) int {
@@ -176,7 +177,11 @@ func (n *simNode) Place(v View) {
 		if g < len(n.view.Roles) {
 			was = n.view.Roles[g]
 		}
+		if r == Owner && n.released[g] {
+			w.faultf("group %d is node %s's again, and after it was released nothing said that it was not", g, n.name)
+		}
 		if r != Owner {
+			delete(n.released, g)
 			if n.open[g] { // it closes in its own time
 				go n.close(g)
 			}
@@ -252,6 +257,11 @@ func (n *simNode) Release(ctx context.Context, groups []int) error {
 			}
 			if n.open[g] {
 				left++
+			}
+		}
+		if left == 0 {
+			for _, g := range groups {
+				n.released[g] = true
 			}
 		}
 		n.mu.Unlock()
@@ -417,7 +427,7 @@ func (r simReader) Next(ctx context.Context, max int) ([]transport.Message, erro
 
 // start starts a process of a name. It joins by itself.
 func (w *world) start(name string, generation int, lease bool) {
-	n := &simNode{w: w, name: name, started: generation, joined: make(chan struct{}), lease: lease, open: map[int]bool{}, lagging: map[int]time.Duration{}}
+	n := &simNode{w: w, name: name, started: generation, joined: make(chan struct{}), lease: lease, open: map[int]bool{}, released: map[int]bool{}, lagging: map[int]time.Duration{}}
 	w.mu.Lock()
 	w.nodes[name] = n
 	w.mu.Unlock()
