@@ -202,7 +202,9 @@ func (p *pulse) run(inbox string) {
 func (p *pulse) send(m *nats.Msg) {
 	if err := p.nc.PublishMsg(m); err != nil && !errors.Is(err, nats.ErrReconnectBufExceeded) {
 		p.mu.Lock()
-		p.err = errors.Join(p.err, err)
+		if p.err == nil {
+			p.err = err
+		}
 		p.mu.Unlock()
 	}
 }
@@ -237,8 +239,10 @@ func (p *pulse) acknowledged(m *nats.Msg) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if ack.Error != nil && ack.Error.Code != 503 {
-		p.err = errors.Join(p.err, fmt.Errorf("publish refused: %s", m.Data))
+	if ack.Error != nil && ack.Error.Code != 503 && ack.Error.Code != 409 { // no leader; the first of two sendings is being stored
+		if p.err == nil {
+			p.err = fmt.Errorf("publish refused: %s", m.Data)
+		}
 		return
 	}
 	if ack.Error == nil {
