@@ -217,7 +217,8 @@ func faultsOf(t *testing.T, usual int) (count int, seed uint64) {
 // faults does faults and checks everything.
 func (r *run) faults(count int, seed uint64, overlap int) {
 	r.Helper()
-	w := &faults.World{Rig: r.rig, Stream: r.js, Acked: r.books.Acked, Counted: r.follower.Seen, Ctl: r.ctl, Logf: r.Logf}
+	w := &faults.World{Rig: r.rig, Stream: r.js, Acked: r.books.Acked, Counted: r.follower.Seen, Ctl: r.ctl,
+		Refused: regexp.MustCompile(`gives up its groups|another node owns the partition`), Logf: r.Logf}
 	r.flow(100)
 	begin := time.Now()
 	results := faults.Run(context.Background(), w, faults.Kinds(), seed, count, overlap)
@@ -262,4 +263,11 @@ func TestOutside(t *testing.T) {
 	t.Parallel()
 	count, seed := faultsOf(t, 15)
 	newRun(t, rig.Options{Servers: 3}, ledger.Options{Seed: seed}).faults(count, seed, 2)
+}
+
+// TestCluster breaks what three nodes stand on that are a cluster.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	count, seed := faultsOf(t, 30)
+	newRun(t, rig.Options{Nodes: 3, Cluster: true}, ledger.Options{Seed: seed}).faults(count, seed, 2)
 }

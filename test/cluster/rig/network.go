@@ -23,6 +23,7 @@ type Network struct {
 type Place struct {
 	Name   string
 	Host   string   // its address; of the loopback network 127.0.0.1, as everybody's
+	Inner  string   // an address in 127.0.0.0/8 at which the other places reach it, and the tests' own process does not
 	Prefix []string // what runs a command there
 	n      int      // its number in the network, from 1
 	ns     string
@@ -49,7 +50,7 @@ func OpenNetwork(t testing.TB) *Network {
 // Place makes a place for a node; it is gone when the test ends.
 func (n *Network) Place(t testing.TB, name string, number int) *Place {
 	t.Helper()
-	p := &Place{Name: name, Host: "127.0.0.1", n: number, net: n}
+	p := &Place{Name: name, Host: "127.0.0.1", Inner: "127.0.0.1", n: number, net: n}
 	if n.missing != nil {
 		return p
 	}

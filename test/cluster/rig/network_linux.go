@@ -90,6 +90,7 @@ func freeSubnet() (string, error) {
 func (n *Network) addNamespace(t testing.TB, p *Place) error {
 	p.ns = n.tag + "-" + p.Name
 	p.Host = fmt.Sprintf("%s.%d", n.subnet, 10+p.n)
+	p.Inner = "127" + strings.TrimPrefix(p.Host, "10")
 	p.Prefix = []string{"ip", "netns", "exec", p.ns}
 	if err := ip("netns", "add", p.ns); err != nil {
 		return err
@@ -106,6 +107,10 @@ func (n *Network) addNamespace(t testing.TB, p *Place) error {
 		{"-n", p.ns, "addr", "add", p.Host + "/24", "dev", "eth0"},
 		{"-n", p.ns, "link", "set", "eth0", "up"},
 		{"-n", p.ns, "link", "set", "lo", "up"},
+		// Loopback addresses are routed in here: nodes without certificates listen on no others.
+		{"netns", "exec", p.ns, "sh", "-c", "for i in all eth0; do echo 1 >/proc/sys/net/ipv4/conf/$i/route_localnet; done"},
+		{"-n", p.ns, "addr", "add", p.Inner + "/24", "dev", "eth0"},
+		{"-n", p.ns, "route", "del", "local", "127.0.0.0/8", "dev", "lo", "table", "local"},
 	} {
 		if err := ip(args...); err != nil {
 			return err
@@ -118,15 +123,16 @@ func (n *Network) addNamespace(t testing.TB, p *Place) error {
 func (p *Place) outer() string { return fmt.Sprintf("%sn%d", p.net.bridge, p.n) }
 
 func (p *Place) cut(o *Place) error {
-	return ip("-n", p.ns, "neigh", "replace", o.Host, "lladdr", nobody, "dev", "eth0", "nud", "permanent")
+	for _, address := range []string{o.Host, o.Inner} {
+		if err := ip("-n", p.ns, "neigh", "replace", address, "lladdr", nobody, "dev", "eth0", "nud", "permanent"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *Place) heal(o *Place) error {
-	err := ip("-n", p.ns, "neigh", "del", o.Host, "dev", "eth0")
-	if err != nil && strings.Contains(err.Error(), "No such file") { // it was not cut
-		return nil
-	}
-	return err
+	return errors.Join(ip("-n", p.ns, "neigh", "del", o.Host, "dev", "eth0"), ip("-n", p.ns, "neigh", "del", o.Inner, "dev", "eth0"))
 }
 
 // Unplug takes the place off the network, from the tests' own process too; Plug puts it back.

@@ -97,6 +97,14 @@ func (r *Rig) address(t testing.TB, p *Place, port int) string {
 	return fmt.Sprintf("%s:%d", p.Host, port)
 }
 
+// inner is address for what the tests' own process does not call.
+func (r *Rig) inner(t testing.TB, p *Place, port int) string {
+	if r.Network.missing != nil {
+		return process.FreeAddress(t)
+	}
+	return fmt.Sprintf("%s:%d", p.Inner, port)
+}
+
 func (r *Rig) addServer(t testing.TB, folder string, i int) {
 	name := fmt.Sprintf("nats%d", i+1)
 	place := r.Network.Place(t, name, 51+i)
@@ -139,7 +147,7 @@ func (r *Rig) addNode(t testing.TB, folder string, i int) {
 	}
 	p.Args = append(p.Args, r.opt.Args...)
 	if r.opt.Cluster {
-		p.Args = append(p.Args, "--cluster-name", "rig", "--node", name, "--lease", r.opt.Lease.String(), "--actors-listen", r.address(t, place, 8090))
+		p.Args = append(p.Args, "--cluster-name", "rig", "--node", name, "--lease", r.opt.Lease.String(), "--actors-listen", r.inner(t, place, 8090))
 		if r.opt.Standbys > 0 {
 			p.Args = append(p.Args, "--standbys", fmt.Sprint(r.opt.Standbys))
 		}

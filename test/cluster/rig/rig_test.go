@@ -47,6 +47,10 @@ func TestLinks(t *testing.T) {
 		if err == nil {
 			_ = conn.Close()
 		}
+		_, inner := from.Dial(to.Inner+":6222", limit) // where nobody listens
+		if refused := inner != nil && strings.Contains(inner.Error(), "refused"); refused != (err == nil) {
+			t.Errorf("%s reaches %s: %v, at the inner address: %v", from.Name, to.Name, err, inner)
+		}
 		return err == nil
 	}
 	expect := func(when string, want map[[2]*Place]bool) {
