@@ -42,10 +42,13 @@ type run struct {
 // newRun starts a rig and the load on it.
 func newRun(t *testing.T, o rig.Options, load ledger.Options) *run {
 	t.Helper()
-	o.Bin, o.Flows = bin, []string{"testdata/flows.yaml"}
+	o.Bin = bin
 	o.Args = append(o.Args, "--durability", "process")
 	r := &run{T: t, rig: rig.New(t, o)}
 	r.must(r.rig.Start())
+	if out, err := r.ctl(r.rig.Nodes[0], "apply", "-f", "testdata/flows.yaml", "--yes"); err != nil {
+		t.Fatalf("apply: %v: %s%s", err, out, r.logs())
+	}
 	r.conn = r.rig.Connect(t)
 	var err error
 	r.js, err = jetstream.New(r.conn)
@@ -270,4 +273,11 @@ func TestCluster(t *testing.T) {
 	t.Parallel()
 	count, seed := faultsOf(t, 30)
 	newRun(t, rig.Options{Nodes: 3, Cluster: true}, ledger.Options{Seed: seed}).faults(count, seed, 2)
+}
+
+// TestClusterOutside breaks what three nodes stand on that are a cluster on an outside NATS.
+func TestClusterOutside(t *testing.T) {
+	t.Parallel()
+	count, seed := faultsOf(t, 10)
+	newRun(t, rig.Options{Nodes: 3, Cluster: true, Servers: 3}, ledger.Options{Seed: seed}).faults(count, seed, 2)
 }
