@@ -21,6 +21,7 @@ import (
 
 	"github.com/kisflow/kisflow/test/cluster/faults"
 	"github.com/kisflow/kisflow/test/cluster/ledger"
+	"github.com/kisflow/kisflow/test/cluster/reads"
 	"github.com/kisflow/kisflow/test/cluster/rig"
 	"github.com/kisflow/kisflow/test/process"
 )
@@ -37,11 +38,14 @@ type run struct {
 	js       jetstream.JetStream
 	follower *ledger.Follower
 	books    *ledger.Books
+	readers  *reads.Readers
+	seen     *ledger.Observation // the newest
 }
 
 // newRun starts a rig and the load on it.
 func newRun(t *testing.T, o rig.Options, load ledger.Options) *run {
 	t.Helper()
+	load.Keys = 200
 	o.Bin = bin
 	o.Args = append(o.Args, "--durability", "process")
 	r := &run{T: t, rig: rig.New(t, o)}
@@ -58,6 +62,8 @@ func newRun(t *testing.T, o rig.Options, load ledger.Options) *run {
 	r.books, err = ledger.Open(func() *nats.Conn { return r.rig.Connect(t) }, r.follower, load)
 	r.must(err)
 	t.Cleanup(r.books.Finish)
+	r.readers = reads.Open(r.rig.Nodes, load.Keys, load.Seed)
+	t.Cleanup(r.readers.Finish)
 	return r
 }
 
@@ -98,6 +104,7 @@ const (
 func (r *run) settled() *ledger.Report {
 	r.Helper()
 	r.books.Finish()
+	r.readers.Finish()
 	messages := r.books.Messages()
 	var report *ledger.Report
 	good := false
@@ -105,7 +112,7 @@ func (r *run) settled() *ledger.Report {
 		before := good
 		o, err := r.observe()
 		if err == nil {
-			report = ledger.Check(messages, o)
+			r.seen, report = o, ledger.Check(messages, o)
 			good = len(report.Without(ledger.StoredTwice)) == 0
 		}
 		if good && before || report != nil && len(report.Without(ledger.StoredTwice, ledger.Lost, ledger.Wrong, ledger.Unbalanced)) > 0 {
@@ -125,6 +132,21 @@ func (r *run) observe() (*ledger.Observation, error) {
 	defer cancel()
 	return ledger.Observe(ctx, r.js, r.rig.Nodes[0].Get)
 }
+
+// answers checks what the readers were told.
+func (r *run) answers() {
+	r.Helper()
+	all := r.readers.Reads()
+	r.Logf("%s", r.readers.Summary())
+	if err := reads.Check(all, ledger.Order(r.books.Messages(), r.seen), r.follower.Sights); err != nil {
+		r.Errorf("reads: %v%s", err, r.logs())
+	}
+	if len(all) < leastReads {
+		r.Errorf("%d reads were answered: too few to prove anything", len(all))
+	}
+}
+
+const leastReads = 100
 
 // warnings are lines worth reading.
 var warnings = regexp.MustCompile(`level=(WARN|ERROR)|^RIG|\[(WRN|ERR)\]`)
@@ -236,6 +258,7 @@ func (r *run) faults(count int, seed uint64, overlap int) {
 	} else {
 		r.Logf("%s", report)
 	}
+	r.answers()
 	for _, c := range r.rig.Crashes() {
 		r.Errorf("a crash: %s", c)
 	}

@@ -25,12 +25,11 @@ import (
 type World struct {
 	Rig     *rig.Rig
 	Stream  jetstream.JetStream
-	Acked   func() int64                                        // events that are acknowledged so far
-	Counted func() int64                                        // events that are counted so far, at least
-	Ctl     func(*rig.Node, ...string) (string, error)          // runs kisctl
-	Refused *regexp.Regexp                                      // what a node says that was refused, or gave up what it had
-	Older   string                                              // folder of an older build; empty: there is none
-	Members func(ctx context.Context, n *rig.Node) (int, error) // live nodes, as n sees them
+	Acked   func() int64                               // events that are acknowledged so far
+	Counted func() int64                               // events that are counted so far, at least
+	Ctl     func(*rig.Node, ...string) (string, error) // runs kisctl
+	Refused *regexp.Regexp                             // what a node says that was refused, or gave up what it had
+	Older   string                                     // folder of an older build; empty: there is none
 	Logf    func(format string, args ...any)
 }
 

@@ -115,8 +115,13 @@ func kill(f *Fault) error {
 	if err != nil {
 		return err
 	}
+	owned, at := f.owning(m), time.Now()
 	m.Kill()
-	time.Sleep(f.Between(0, 3*time.Second))
+	if f.cluster() && owned && f.node(m) != nil && f.Random.IntN(2) == 0 { // it stays away until others have what it had
+		f.taken(m, at)
+	} else {
+		time.Sleep(f.Between(0, 3*time.Second))
+	}
 	return f.back(m)
 }
 
@@ -236,39 +241,96 @@ func moveLeader(f *Fault) error {
 	return f.another(stream, m.Name)
 }
 
+// owns asks the nodes how many groups of partitions one of them has, as one that is not it sees it, or it itself.
+func (f *Fault) owns(m *rig.Machine, itself bool) (int, error) {
+	err := errors.New("nobody is asked")
+	for _, n := range f.Rig.Nodes {
+		if (n.Machine == m) != itself {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		var c struct {
+			Nodes []struct {
+				Name string
+				Owns int
+			}
+		}
+		err = n.Get(ctx, "/api/v1/cluster", &c)
+		cancel()
+		if err != nil {
+			continue
+		}
+		for _, member := range c.Nodes {
+			if member.Name == m.Name {
+				return member.Owns, nil
+			}
+		}
+		return 0, nil
+	}
+	return 0, err
+}
+
+// owning waits until a node has partitions: what becomes of one that has none proves nothing.
+func (f *Fault) owning(m *rig.Machine) bool {
+	if !f.cluster() || f.node(m) == nil {
+		return true
+	}
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if n, err := f.owns(m, true); err == nil && n > 0 {
+			return true
+		}
+	}
+	f.Saw("had no partitions", 0)
+	return false
+}
+
+func (w *World) cluster() bool { return len(w.Rig.Nodes) > 1 }
+
+// taken waits for a while until others have what a node had that does not answer.
+func (f *Fault) taken(m *rig.Machine, since time.Time) bool {
+	for end := time.Now().Add(3*f.Rig.Lease() + 5*time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if n, err := f.owns(m, false); err == nil && n == 0 {
+			f.Saw("others took over", time.Since(since))
+			return true
+		}
+	}
+	f.Saw("nobody took over", 0) // others' faults may be why
+	return false
+}
+
+// pause stops a node for longer than its lease. What it had is with others then: when it wakes up it has to be refused, or to
+// see by itself that it is late, and its log has to say so.
 func pause(f *Fault) error {
 	m, err := f.One(f.nodes())
 	if err != nil {
 		return err
 	}
+	owned := f.owning(m)
+	asleep := time.Now()
 	if err := m.Pause(); err != nil {
 		return err
 	}
-	hold := f.Rig.Lease() + f.Between(f.Rig.Lease()/2, 2*f.Rig.Lease())
-	time.Sleep(hold / 2)
+	time.Sleep(f.Rig.Lease() / 2)
 	if m.Ready() == nil {
 		err = fmt.Errorf("%s answers while it is paused", m.Name)
 	}
-	time.Sleep(hold / 2)
+	taken := f.cluster() && owned && f.taken(m, asleep)
+	time.Sleep(time.Until(asleep.Add(f.Rig.Lease()*3/2 + f.Between(0, f.Rig.Lease()))))
 	awake := time.Now()
 	if err := errors.Join(err, m.Continue()); err != nil {
 		return err
 	}
-	if err := m.AwaitReady(patience); err != nil {
+	if err := f.well(m); err != nil || !taken || f.Refused == nil {
 		return err
 	}
-	f.Saw("ready again", time.Since(awake))
-	if f.Refused != nil && len(f.Rig.Nodes) > 1 {
-		for time.Since(awake) < 10*time.Second {
-			if found := m.Log.Find(awake, time.Now(), f.Refused, 1); len(found) > 0 {
-				f.Saw("was refused", found[0].At.Sub(awake))
-				return nil
-			}
-			time.Sleep(50 * time.Millisecond)
+	for time.Since(awake) < 10*time.Second {
+		if found := m.Log.Find(awake, time.Now(), f.Refused, 1); len(found) > 0 {
+			f.Saw("was refused", found[0].At.Sub(awake))
+			return nil
 		}
-		f.Saw("was not refused", 0) // it had nothing that others could take; not always, Judge sees to that
+		time.Sleep(50 * time.Millisecond)
 	}
-	return nil
+	return fmt.Errorf("others have the partitions of %s, and its log does not say that it was refused", m.Name)
 }
 
 // others are all places but one.
@@ -475,7 +537,7 @@ func leave(f *Fault) error {
 	if err != nil {
 		return err
 	}
-	if len(f.Rig.Nodes) > 1 && f.Ctl != nil {
+	if f.cluster() && f.Ctl != nil {
 		if out, err := f.Ctl(f.node(m), "cluster", "drain", m.Name); err != nil {
 			return fmt.Errorf("drain: %w: %s", err, out)
 		}
@@ -488,7 +550,7 @@ func leave(f *Fault) error {
 	f.Saw("stopped", time.Since(begin))
 	time.Sleep(f.Between(0, 3*time.Second))
 	err = f.back(m)
-	if len(f.Rig.Nodes) > 1 && f.Ctl != nil {
+	if f.cluster() && f.Ctl != nil {
 		out, e := f.Ctl(f.node(m), "cluster", "undrain", m.Name)
 		if e != nil {
 			err = errors.Join(err, fmt.Errorf("undrain: %w: %s", e, out))

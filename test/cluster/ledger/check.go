@@ -59,6 +59,23 @@ func Check(messages map[string]*Message, o *Observation) *Report {
 	return r
 }
 
+// Counted is an event of a key.
+type Counted struct {
+	ID   int64
+	Sent time.Time
+}
+
+// Order is the events of each key of the ledger in the order in which they count.
+func Order(messages map[string]*Message, o *Observation) map[int64][]Counted {
+	all := make(map[int64][]Counted)
+	for _, i := range entry(&Report{}, "", messages, o.Lines, false) {
+		if i.cents > 0 {
+			all[i.key] = append(all[i.key], Counted{i.id, i.at})
+		}
+	}
+	return all
+}
+
 // entry checks an entry stream against the books, and returns its events in its order.
 func entry(r *Report, where string, messages map[string]*Message, stored []Stored, transfers bool) []item {
 	var all []item
@@ -245,8 +262,8 @@ func mixed(r *Report, where string, want, got map[int64][]item, amount func(item
 	})
 }
 
-// lastMost is how many ids a state keeps.
-const lastMost = 20
+// LastMost is how many ids a state keeps.
+const LastMost = 20
 
 func totalsOf(lists map[int64][]item) map[int64]totals {
 	all := make(map[int64]totals)
@@ -258,7 +275,7 @@ func totalsOf(lists map[int64][]item) map[int64]totals {
 			t.Balance += i.cents
 			t.Last = append(t.Last, i.id)
 		}
-		t.Last = t.Last[max(0, len(t.Last)-lastMost):]
+		t.Last = t.Last[max(0, len(t.Last)-LastMost):]
 		all[key] = t
 	}
 	return all
