@@ -56,9 +56,9 @@ type Readers struct {
 }
 
 const (
-	sessions   = 4
+	sessions   = 8
 	pause      = 40 * time.Millisecond // between reads of a session
-	answerIn   = 3 * time.Second
+	answerIn   = 2 * time.Second
 	mostReads  = 200_000
 	busiestKey = 12 // keys below it are read most
 )
