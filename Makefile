@@ -9,7 +9,7 @@ BIN      := $(CURDIR)/bin
 TOOLS    := $(BIN)/tools
 PACKAGES ?= ./...
 
-.PHONY: help build release test test-short demo cluster-demo bench bench-nexmark bench-model bench-cluster soak lint format generate check-generated clean
+.PHONY: help build release test test-short demo cluster-demo bench bench-nexmark bench-model bench-cluster soak faults lint format generate check-generated clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -52,8 +52,11 @@ bench-model: ## Print what timers, windows and functions cost, and then the figu
 bench-cluster: ## Print the figures of clusters: failover, moves, processor time, recovery, idle.
 	$(GO) run ./bench/clusterbench $(BENCHFLAGS)
 
-soak: build ## Kill the node 1,000 times, and run 20 times the seeds of the simulation: hours.
-	KISFLOW_SOAK=1 $(GO) test -count=1 -timeout 12h -json $(TESTFLAGS) ./actors/... ./test/... | $(GO) run ./internal/testreport
+soak: build ## Kill the node 1,000 times, do 2,000 faults, and run 20 times the seeds of the simulation: hours.
+	KISFLOW_SOAK=1 KISFLOW_FAULTS=$${KISFLOW_FAULTS:-2000} $(GO) test -count=1 -timeout 12h -json $(TESTFLAGS) ./actors/... ./test/... | $(GO) run ./internal/testreport
+
+faults: build ## Break what nodes stand on, 200 times for each kind of rig, from KISFLOW_SEED: an hour.
+	KISFLOW_FAULTS=$${KISFLOW_FAULTS:-200} $(GO) test -count=1 -timeout 4h -json $(TESTFLAGS) ./test/cluster | $(GO) run ./internal/testreport
 
 lint: $(TOOLS)/staticcheck ## Check format, go vet and staticcheck, and the Kubernetes manifests.
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not formatted (make format):"; echo "$$bad"; exit 1; fi

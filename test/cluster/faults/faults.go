@@ -146,7 +146,7 @@ const (
 )
 
 // Run does so many faults of the kinds, so many at a time, and returns what became of them. It ends early when nothing
-// flows after a fault.
+// flows after a fault, or when a program crashes.
 func Run(ctx context.Context, w *World, kinds []*Kind, seed uint64, count, overlap int) []*Result {
 	var able []*Kind
 	for _, k := range kinds {
@@ -187,7 +187,10 @@ func Run(ctx context.Context, w *World, kinds []*Kind, seed uint64, count, overl
 				results = append(results, f.result)
 				mu.Unlock()
 				f.run(ctx)
-				if errors.Is(f.result.Err, errStill) {
+				if crashed := w.Rig.Crashes(); len(crashed) > 0 && f.result.Err == nil {
+					f.result.Err = errCrash
+				}
+				if errors.Is(f.result.Err, errStill) || errors.Is(f.result.Err, errCrash) {
 					stop()
 				}
 			}
@@ -197,8 +200,11 @@ func Run(ctx context.Context, w *World, kinds []*Kind, seed uint64, count, overl
 	return results
 }
 
-// errStill is of a run in which nothing flows any more.
-var errStill = errors.New("nothing flows")
+// A run ends when nothing flows any more, and when a program has crashed: what comes after proves nothing.
+var (
+	errStill = errors.New("nothing flows")
+	errCrash = errors.New("a program has crashed: its log says where")
+)
 
 func (f *Fault) run(ctx context.Context) {
 	r := f.result

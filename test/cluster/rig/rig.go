@@ -301,7 +301,7 @@ func (n *Node) Clock(ctx context.Context) (time.Time, error) {
 }
 
 // crashes are lines that no log may hold.
-var crashes = regexp.MustCompile(`^(panic:|fatal error:|WARNING: DATA RACE)|\bpanic:`)
+var crashes = regexp.MustCompile(`^(panic:|fatal error:|WARNING: DATA RACE)|\bpanic: |panicked`)
 
 // Crashes are the lines of logs that tell of a panic or a race, with those around.
 func (r *Rig) Crashes() []string {
