@@ -119,6 +119,8 @@ type Chunk struct {
 	// Quiet: there are no rows, and the position stays: it only says how far the event time has come (High), or
 	// that nobody needs to wait for the input (Idle).
 	Quiet, Idle bool
+	// Copied: the rows are those with which a table begins (tablecopy.go); To is 1 at their end, else 0.
+	Copied bool
 }
 
 // Partition is a share of a stage's keys: its state, its log, its outputs. One goroutine at a time uses it;
@@ -392,6 +394,9 @@ func (p *Partition) takeChunk(ctx context.Context, w *work, c *Chunk) (done bool
 			done, err = p.fireProcessing(ctx, w)
 		}
 		return done, err
+	}
+	if c.Copied {
+		return true, p.takeCopy(ctx, w, c)
 	}
 	pos, at, err := w.advance(p, c)
 	if err != nil {

@@ -115,6 +115,8 @@ type Input struct {
 	// Start is the position of a partition that has never read this input: everything above it is read.
 	Start uint64
 	Step  int // the step at which its rows go on
+	// Copy says, of a Load whose step keeps rows, that it begins with the rows that the hand-off's Saves keep.
+	Copy *CopyOf
 	// MayLose says that the definitions accept that the stream discards events that nobody has read.
 	MayLose bool
 }

@@ -160,6 +160,8 @@ func answerTo(name string) (func(ctx context.Context, p *Partition, body []byte)
 		return countKeysQuestion.encoded, true
 	case markQuestion.name:
 		return markQuestion.encoded, true
+	case copiedQuestion.name:
+		return copiedQuestion.encoded, true
 	case keptQuestion.name:
 		return keptQuestion.encoded, true
 	case keptPageQuestion.name:

@@ -136,6 +136,9 @@ type Running struct {
 	congested       atomic.Bool // so many hand-offs wait that no more input may come
 	held            atomic.Bool // it stands still: nothing is done that time asks for
 	events, batches atomic.Uint64
+
+	filled     map[string]bool // by copyMark: tables that have the rows with which they begin, in all partitions
+	copiedRows atomic.Int64    // of the copy that is at work
 }
 
 // deal is a dealer at work.
@@ -425,6 +428,11 @@ func (r *Running) dealOnce(ctx context.Context, d *deal) error {
 	if in.Kind == Kept {
 		return r.refill(ctx, d)
 	}
+	if in.Kind != HandOff && in.Copy == nil {
+		if err := r.awaitTables(ctx, d); err != nil {
+			return err
+		}
+	}
 	info, err := r.system.streams.Info(ctx, in.Stream)
 	if err != nil {
 		return fmt.Errorf("input %s: %w", in.Stream, err)
@@ -442,6 +450,11 @@ func (r *Running) dealOnce(ctx context.Context, d *deal) error {
 	}
 	if known == nil {
 		if err := r.checkStage(ctx, d); err != nil {
+			return err
+		}
+	}
+	if in.Copy != nil {
+		if from, err = r.copyTable(ctx, d, dealer, from); err != nil {
 			return err
 		}
 	}

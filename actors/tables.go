@@ -344,7 +344,7 @@ func (r *Running) deliverUntil(ctx context.Context, d *deal, dealer *Dealer, fro
 // deliverSome deals until it is at the place, or nothing comes for a while: messages in between may have been removed.
 func (r *Running) deliverSome(ctx context.Context, d *deal, dealer *Dealer, from, until uint64) (seen uint64, err error) {
 	in := &d.flow.Inputs[d.input]
-	rd, err := r.system.streams.Read(ctx, in.Stream, transport.ReadOptions{From: from, Holes: true})
+	rd, err := r.system.streams.Read(ctx, in.Stream, transport.ReadOptions{From: from, Holes: in.Kind == Kept})
 	if err != nil {
 		return 0, fmt.Errorf("input %s: %w", in.Stream, err)
 	}

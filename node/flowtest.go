@@ -74,7 +74,7 @@ func NewTrial(ctx context.Context, set *flowdef.Set, opt TrialOptions) (*Trial, 
 	ports := actors.Ports{Streams: t.streams, Objects: memory.NewObjects(memory.Options{}), Logger: slog.New(slog.DiscardHandler)}
 	t.engine = actors.NewTrial(ports, statememory.New(), opt.Start, actors.Options{Partitions: 1, SnapshotBytes: 1 << 62, Owner: "test"})
 	t.connectors = connectors.NewHost(connectorTypes(nil, opt.Connectors)...)
-	pl := &planner{streams: t.streams, functions: make(map[string]kis.Function), connectors: t.connectors, lookups: new(lookupCounts), latest: t.engine}
+	pl := &planner{streams: t.streams, functions: make(map[string]kis.Function), connectors: t.connectors, lookups: new(lookupCounts), latest: t.engine, fresh: true}
 	for _, f := range opt.Functions {
 		pl.functions[f.Name()] = f
 	}

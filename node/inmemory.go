@@ -67,7 +67,7 @@ func (m InMemory) Run(ctx context.Context, set *flowdef.Set) (report InMemoryRep
 	defer scripts.Close()
 	host := connectors.NewHost(ConnectorTypes()...)
 	defer host.Close() // what it says changes nothing any more
-	pl := &planner{streams: s, functions: make(map[string]kis.Function), scripts: scripts, connectors: host, lookups: new(lookupCounts)}
+	pl := &planner{streams: s, functions: make(map[string]kis.Function), scripts: scripts, connectors: host, lookups: new(lookupCounts), fresh: true}
 	if m.ScriptWorker == "" {
 		pl.scripts = script.InProcess(nil)
 	}

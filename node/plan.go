@@ -232,6 +232,7 @@ type planner struct {
 	connectors *connectors.Host
 	lookups    *lookupCounts
 	latest     latest // of what flows have saved; set before any of them runs
+	fresh      bool   // nothing was saved before: the streams are new
 }
 
 // starts says where a flow began to read its inputs when it was new; the catalog keeps it.
@@ -240,6 +241,8 @@ type starts map[string]start
 type start struct {
 	Created  int64  `json:"created"` // of the stream, unix nanoseconds
 	Sequence uint64 `json:"sequence"`
+	// Copy: of a Load as a table, that it begins with the rows that the hand-off's Saves keep, and reads on above Sequence.
+	Copy bool `json:"copy,omitempty"`
 }
 
 // plan makes the engine's flow of a definition. It creates the streams that are missing, and adds to at where
@@ -291,12 +294,17 @@ func (pl *planner) plan(ctx context.Context, set *flowdef.Set, def *flowdef.Flow
 		if fn.Load != nil {
 			from = fn.Load.From
 		}
-		begin, err := pl.beginLoad(ctx, at, info.Name+"@"+def.Steps[i].Name, info, from)
+		input := info.Name + "@" + def.Steps[i].Name
+		pl.beginTable(set, fn, handOff.Value, at, input, info)
+		begin, err := pl.beginLoad(ctx, at, input, info, from)
 		if err != nil {
 			return nil, fmt.Errorf("%s: load %s: %w", fn.Pos, handOff.Value, err)
 		}
-		f.Inputs = append(f.Inputs, actors.Input{Kind: actors.Load, Name: info.Name + "@" + def.Steps[i].Name, Stream: info.Name, Created: info.Created.UnixNano(),
-			Start: begin, Step: i})
+		in := actors.Input{Kind: actors.Load, Name: input, Stream: info.Name, Created: info.Created.UnixNano(), Start: begin, Step: i}
+		if at[input].Copy {
+			in.Copy = &actors.CopyOf{HandOff: handOff.Value, Row: keptRow}
+		}
+		f.Inputs = append(f.Inputs, in)
 	}
 	if err := pl.kept(ctx, f); err != nil {
 		return nil, fmt.Errorf("%s: %w", def.Pos, err)

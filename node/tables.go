@@ -12,6 +12,7 @@ import (
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/functions"
 	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/transport"
 )
 
 // latest answers for the latest rows that flows have saved: actors.System does, and actors.Trial.
@@ -68,6 +69,33 @@ func (s *savedRows) Find(ctx context.Context, keys []string, found []kis.Found) 
 		}
 		found[key].Row, times[key] = row, t
 		return nil
+	})
+}
+
+// keptRow takes the state of a step apart that keeps rows.
+func keptRow(state []byte) ([]byte, time.Time, error) {
+	text, t, err := functions.LatestRow(state)
+	return text, time.UnixMilli(t).UTC(), err
+}
+
+// beginTable says that a Load as a table begins with the rows that the hand-off's Saves keep, where they do. What a table
+// has that was there before is not touched by that: the copy brings nothing that it would not have had.
+func (pl *planner) beginTable(set *flowdef.Set, fn *flowdef.Func, handOff string, at starts, input string, info transport.Info) {
+	s, known := at[input]
+	if pl.fresh || s.Copy || !pl.copies(set, fn, handOff) {
+		return
+	}
+	if s.Copy = true; !known {
+		s.Created, s.Sequence = info.Created.UnixNano(), info.Last
+	}
+	at[input] = s
+}
+
+// copies tells whether a Load is a table that can begin with what all Saves of its hand-off keep.
+func (pl *planner) copies(set *flowdef.Set, fn *flowdef.Func, handOff string) bool {
+	saves := set.SavesOf(handOff)
+	return len(saves) > 0 && !slices.ContainsFunc(saves, func(save *flowdef.Func) bool {
+		return pl.functions[save.Name] != nil || !set.Keeps(save) || !fn.Copies(save)
 	})
 }
 

@@ -374,3 +374,104 @@ func TestLooksUpSavedRows(t *testing.T) {
 	want = append(want, `{"id":152,"buyer":1,"name":"n1.2"}`) // of what the hand-off still has
 	same("when another flow saves", want)
 }
+
+// TestTableBeginsWithKeptRows: what was cut from a hand-off is not missing in a table that is new, and rows that come
+// before the table is there wait for it. Without kept rows the cut is told of, as far as it can be.
+func TestTableBeginsWithKeptRows(t *testing.T) {
+	n := startNode(t, Options{})
+	n.applies(strings.Replace(usersDef, "must: [user]}", "must: [user]}, save: {keep: last}", 1))
+	var rows []string
+	for i := range 3000 {
+		rows = append(rows, fmt.Sprintf(`{"user":%d,"name":"n%d.%d"}`, i%1000, i%1000, i/1000))
+	}
+	n.sends("Users", rows...)
+	n.done("Users")
+	cut := func() {
+		t.Helper()
+		info, err := n.streams.Info(t.Context(), actors.SaveStream("users"))
+		if err == nil {
+			err = n.streams.Cut(t.Context(), info.Name, "", info.Last+1)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cut()
+	table := func(flow, must, set string) string {
+		return fmt.Sprintf("{kistype: flow, status: 1, flow_name: %s, entry: in.%s, flows: [{fname: With%s, as: user}, {fname: Send%s}]}\n---\n"+
+			"{kistype: func, fname: With%s, fmode: Load, source: {must: [%s]}, load: {as: table, handoff: users, missing: dead_letter, set: {%s}}}\n---\n"+
+			"{kistype: func, fname: Send%s, fmode: Expand, expand: {subject: %s}}\n", flow, flow, flow, flow, flow, must, set, flow, strings.ToLower(flow))
+	}
+	// A table by a field that is not of the Save's key cannot begin with the kept rows, so the cut matters.
+	_, err := n.Apply(t.Context(), []api.File{{Name: "f.yaml", Text: table("Names", "name", "u: table.user")}}, api.Approval{})
+	if err == nil || !strings.Contains(err.Error(), "the beginning of the hand-off is gone: nothing is left of it") {
+		t.Errorf("a table by another key: %v", err)
+	}
+	if err := n.catalogHas("Names"); err {
+		t.Error("the flow was taken over")
+	}
+	n.applies(table("Orders", "user", "name: table.name"))
+	var orders, want []string
+	for i := range 1000 {
+		orders = append(orders, fmt.Sprintf(`{"user":%d}`, i))
+		want = append(want, fmt.Sprintf(`{"user":%d,"name":"n%d.2"}`, i, i))
+	}
+	n.sends("Orders", orders...)
+	n.sends("Users", `{"user":5,"name":"later"}`)
+	n.done("Orders")
+	slices.Sort(want)
+	got := n.sent("orders")
+	for i := range got {
+		got[i] = strings.Replace(got[i], `"later"`, `"n5.2"`, 1) // it may have come before or after
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("%d rows, want %d: %.300s", len(got), len(want), strings.Join(got, "\n"))
+	}
+	f, err := n.Flow(t.Context(), "Orders")
+	if err != nil || f.StateKeys != 1000 || f.DeadLetters != 0 {
+		t.Errorf("the table has %d rows, %d dead letters, %v", f.StateKeys, f.DeadLetters, err)
+	}
+	n.done("Users")
+	n.done("Orders")
+	n.sends("Orders", `{"user":5,"again":true}`)
+	n.done("Orders")
+	if got := n.sent("orders"); !slices.Contains(got, `{"user":5,"again":true,"name":"later"}`) {
+		t.Errorf("what was saved after the copy is not there")
+	}
+	// A restart copies nothing again, though the saver does not run.
+	if _, err := n.SetFlow(t.Context(), "Users", api.ActionPause); err != nil {
+		t.Fatal(err)
+	}
+	n.stop()
+	n.start()
+	n.sends("Orders", `{"user":7,"again":true}`)
+	n.done("Orders")
+	if got := n.sent("orders"); !slices.Contains(got, `{"user":7,"again":true,"name":"n7.2"}`) {
+		t.Errorf("after a restart the table does not go on")
+	}
+	// A flow that is new waits while the saver does not run, and says so; then it goes on.
+	cut()
+	n.applies(table("Later", "user", "name: table.name"))
+	n.sends("Later", `{"user":5}`)
+	until(t, "the flow says what it waits for", func() string {
+		f, err := n.Flow(t.Context(), "Later")
+		if err != nil || !strings.Contains(f.Reason, "waits until the rows are copied that hand-off users has kept (0 so far)") {
+			return fmt.Sprint(f.Reason, err)
+		}
+		return ""
+	})
+	if _, err := n.SetFlow(t.Context(), "Users", api.ActionResume); err != nil {
+		t.Fatal(err)
+	}
+	n.done("Later")
+	if got := n.sent("later"); !slices.Equal(got, []string{`{"user":5,"name":"later"}`}) {
+		t.Errorf("sent %s", got)
+	}
+}
+
+// catalogHas tells whether a flow is in the catalog.
+func (n *nodeOf) catalogHas(flow string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.catalog.Flows[flow] != nil
+}
