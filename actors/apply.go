@@ -216,7 +216,7 @@ func (p *Partition) walkOn(ctx context.Context, w *work, row *kis.Row, meta *kis
 					p.setAside(w, s, row, meta, err, 0)
 					return nil
 				}
-				of, stage, to = row, s.stage, partitionOf(slotOf(known), p.opt.Partitions)
+				of, stage, to = row, s.stage, partitionOf(slotOf(known), p.of)
 			}
 			key = known
 			if !s.here || to != p.number {

@@ -63,7 +63,7 @@ func (r *Running) States(ctx context.Context, step, place string, limit int, pre
 	if err != nil {
 		return nil, "", err
 	}
-	for ; number < r.system.opt.Partitions; number++ {
+	for ; number < r.partitions(); number++ {
 		l, err := statesQuestion.ask(ctx, r, stageName(s.Must), number, pageOf{step, after, limit - len(entries), prefix})
 		if err != nil {
 			return entries, "", err
@@ -129,12 +129,12 @@ func (r *Running) DeadLetter(ctx context.Context, id string) (l Letter, err erro
 }
 
 func (r *Running) letter(id string) (PartitionID, []byte, error) {
-	stage, number, key, err := parseDeadID(id)
+	at, key, err := parseDeadID(id)
 	if err != nil {
 		return PartitionID{}, nil, fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
 	for _, p := range r.places() {
-		if Token(p.Stage) == stage && p.Number == number {
+		if Token(p.Stage) == at.Stage && p.Number == at.Number && p.Generation == at.Generation {
 			return p, key, nil
 		}
 	}

@@ -137,7 +137,7 @@ func (r *Running) StatesOf(ctx context.Context, step string, keys []kis.Key) (ma
 		of[number] = append(of[number], []byte(k.Canonical()))
 	}
 	states := make(map[string]KeyState, len(keys))
-	for number := range r.system.opt.Partitions {
+	for number := range r.partitions() {
 		if len(of[number]) == 0 {
 			continue
 		}

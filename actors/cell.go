@@ -16,6 +16,7 @@ type cell struct {
 	stage     string
 	must      []string
 	number    int
+	layout    uint64 // its generation
 	box       mailbox
 	credit    *credit
 	ctx       context.Context

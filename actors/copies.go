@@ -40,8 +40,8 @@ func (r *Running) keepCopies() {
 	var want []*warmCopy
 	var names []string
 	for _, must := range f.Stages() {
-		for number := range r.system.opt.Partitions {
-			name := PartitionName(r.name, stageName(must), number)
+		for number := range r.partitions() {
+			name := f.partitionName(stageName(must), number)
 			if r.cell(name) == nil && r.system.role(r.name, stageName(must), number) == Copy {
 				names = append(names, name)
 				want = append(want, &warmCopy{p: r.bare(f, must, number)})
@@ -74,9 +74,9 @@ func (r *Running) keepCopies() {
 // bare is a partition that runs nothing.
 func (r *Running) bare(f *Flow, must []string, number int) *Partition {
 	stage := stageName(must)
-	return &Partition{flow: f, stage: stage, must: must, number: number, name: PartitionName(f.Name, stage, number), warm: true,
+	return &Partition{flow: f, stage: stage, must: must, number: number, of: r.partitions(), name: f.partitionName(stage, number), warm: true,
 		ports: Ports{r.system.streams, r.system.objects, nil, r.system.clock, r.system.log, r.system.meter, nil}, opt: r.system.opt,
-		stream: LogStream(f.Name), subject: logSubject(f.Name, stage, number), targets: make(map[string]*target)}
+		stream: LogStream(f.Name), subject: logSubject(f.Name, stage, number, f.Generation), targets: make(map[string]*target)}
 }
 
 // at tells whether the copies are of these partitions, and still at work.
@@ -267,15 +267,16 @@ func (r *Running) Caught(ctx context.Context, wanted func(stage string, number i
 	c := r.copies
 	r.mu.Unlock()
 	caught := true
-	for _, must := range r.Definition().Stages() {
-		for number := range r.system.opt.Partitions {
+	f := r.Definition()
+	for _, must := range f.Stages() {
+		for number := range r.partitions() {
 			stage := stageName(must)
-			if !wanted(stage, number) || r.cell(PartitionName(r.name, stage, number)) != nil {
+			if !wanted(stage, number) || r.cell(f.partitionName(stage, number)) != nil {
 				continue
 			}
 			var w *warmCopy
 			if c != nil {
-				w = c.parts[logSubject(r.name, stage, number)]
+				w = c.parts[logSubject(r.name, stage, number, f.Generation)]
 			}
 			if w == nil {
 				return false, nil // it has not begun

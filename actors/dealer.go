@@ -117,7 +117,7 @@ func NewDealer(f *Flow, input, partitions int, to Dealt) *Dealer {
 			for n := range partitions {
 				h := &hand{stage: stageName(must), number: n}
 				d.hands = append(d.hands, h)
-				d.byName[Token(h.stage)+"."+fmt.Sprint(n)] = h
+				d.byName[Token(h.stage)+"."+numbered(n, f.Generation)] = h
 			}
 		}
 		return d
@@ -157,7 +157,7 @@ func (d *Dealer) filter() []string {
 	var subjects []string
 	for _, h := range d.hands {
 		if !h.away {
-			subjects = append(subjects, receiverSubjects(d.flow.Name, h.stage, h.number))
+			subjects = append(subjects, receiverSubjects(d.flow.Name, h.stage, h.number, d.flow.Generation))
 		}
 	}
 	return subjects
@@ -450,6 +450,9 @@ func (d *Dealer) envelope(ctx context.Context, in *Input, m *transport.Message) 
 		stage, rest, _ := strings.Cut(rest, ".")
 		number, _, _ := strings.Cut(rest, ".")
 		if to = d.byName[stage+"."+number]; to == nil {
+			if _, of, ok := parseNumbered(number); ok && of != max(1, d.flow.Generation) {
+				return nil // of another layout of the flow, which it has no more
+			}
 			if e.Revision < d.flow.Revision {
 				return nil // of a stage that a later revision has not; it was finished before the switch
 			}

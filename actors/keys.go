@@ -62,8 +62,8 @@ func appendDeadKey(dst []byte, commit uint64, ordinal uint32) []byte {
 
 // deadID is how people and the API name a dead letter: stage.partition.commit.ordinal; and a row that is parked at
 // its step: stage.partition.parked.place.
-func deadID(stage string, number int, key []byte) string {
-	id := Token(stage) + "." + strconv.Itoa(number) + "."
+func deadID(stage string, number int, generation uint64, key []byte) string {
+	id := Token(stage) + "." + numbered(number, generation) + "."
 	if key[0] == pendingKind {
 		return id + "parked." + base64.RawURLEncoding.EncodeToString(key[1:])
 	}
@@ -71,30 +71,32 @@ func deadID(stage string, number int, key []byte) string {
 		strconv.FormatUint(uint64(binary.BigEndian.Uint32(key[9:])), 10)
 }
 
-// parseDeadID is its inverse: the partition's place and the store's key.
-func parseDeadID(id string) (stageToken string, number int, key []byte, err error) {
+// parseDeadID is its inverse: the partition, with its stage as a token, and the store's key.
+func parseDeadID(id string) (at PartitionID, key []byte, err error) {
 	parts := strings.Split(id, ".")
 	bad := errors.New("dead letter id " + strconv.Quote(id) + ": want stage.partition.commit.ordinal")
 	if len(parts) != 4 {
-		return "", 0, nil, bad
+		return at, nil, bad
 	}
-	if number, err = strconv.Atoi(parts[1]); err != nil || number < 0 {
-		return "", 0, nil, bad
+	at.Stage = parts[0]
+	var ok bool
+	if at.Number, at.Generation, ok = parseNumbered(parts[1]); !ok || at.Number < 0 {
+		return at, nil, bad
 	}
 	if parts[2] == "parked" {
 		b, err := base64.RawURLEncoding.DecodeString(parts[3])
 		key = append([]byte{pendingKind}, b...)
 		if _, _, _, perr := parsePendingKey(key); err != nil || perr != nil {
-			return "", 0, nil, bad
+			return at, nil, bad
 		}
-		return parts[0], number, key, nil
+		return at, key, nil
 	}
 	commit, err1 := strconv.ParseUint(parts[2], 10, 64)
 	ordinal, err2 := strconv.ParseUint(parts[3], 10, 32)
 	if err1 != nil || err2 != nil {
-		return "", 0, nil, bad
+		return at, nil, bad
 	}
-	return parts[0], number, appendDeadKey(nil, commit, uint32(ordinal)), nil
+	return at, appendDeadKey(nil, commit, uint32(ordinal)), nil
 }
 
 // slotOf is the slot of a key's canonical bytes.

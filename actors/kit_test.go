@@ -112,7 +112,7 @@ func (k *kit) open() error {
 }
 
 func (k *kit) partition(must []string, n int) (*Partition, error) {
-	store, err := k.db.Store(PartitionName(k.flow.Name, stageName(must), n))
+	store, err := k.db.Store(k.flow.partitionName(stageName(must), n))
 	if err != nil {
 		return nil, err
 	}

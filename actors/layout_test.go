@@ -36,26 +36,46 @@ func TestTokens(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	for _, c := range []struct{ got, want string }{
-		{PartitionName("f", "user", 3), "f/user/3"},
-		{PartitionName("f", "", 0), "f//0"},
-		{PartitionName("a/b", "x/y,z", 12), "a/b/x=2Fy,z/12"},
+		{PartitionName("f", "user", 3, 0), "f/user/3"},
+		{PartitionName("f", "", 0, 1), "f//0"},
+		{PartitionName("a/b", "x/y,z", 12, 1), "a/b/x=2Fy,z/12"},
+		{PartitionName("a/b", "x/y,z", 12, 2), "a/b/x=2Fy,z/12@2"},
+		{FlowOfPartition("a/b/x=2Fy,z/12@2"), "a/b"},
+		{senderPartition("f/user/3/1@dk3"), "f/user/3"},
+		{senderPartition("f/user/3@2/2@dk3"), "f/user/3@2"},
 		{FlowOfPartition("a/b/x=2Fy,z/12"), "a/b"},
 		{FlowOfPartition("f//0"), "f"},
 		{LogStream("my flow"), "KISFLOW_LOG_my=20flow"},
 		{LogSubjects("f"), "KISFLOW.log.f.>"},
-		{logSubject("f", "user,item", 3), "KISFLOW.log.f.user=2Citem.3"},
-		{logSubject("f", "", 3), "KISFLOW.log.f.=.3"},
+		{logSubject("f", "user,item", 3, 1), "KISFLOW.log.f.user=2Citem.3"},
+		{logSubject("f", "", 3, 0), "KISFLOW.log.f.=.3"},
+		{logSubject("f", "", 3, 4), "KISFLOW.log.f.=.3@4"},
 		{HandOffStream("f"), "KISFLOW_HOP_f"},
 		{HandOffSubjects("f"), "KISFLOW.hop.f.>"},
-		{handOffSubject("f", "item", 2, "user", 1), "KISFLOW.hop.f.item.2.user.1.1"},
+		{handOffSubject("f", "item", 2, "user", 1, 0), "KISFLOW.hop.f.item.2.user.1.1"},
+		{handOffSubject("f", "item", 2, "user", 1, 3), "KISFLOW.hop.f.item.2@3.user.1@3.3"},
 		{SaveStream("a.b"), "KISFLOW_SAVE_a=2Eb"},
 		{SaveSubjects("a.b"), "KISFLOW.save.a=2Eb.>"},
-		{saveSubject("s", "f", "user", 1), "KISFLOW.save.s.f.user.1.1"},
+		{saveSubject("s", "f", "user", 1, 1), "KISFLOW.save.s.f.user.1.1"},
+		{saveSubject("s", "f", "user", 1, 2), "KISFLOW.save.s.f.user.1@2.2"},
 		{OutputFence("OUT", "f/user/3"), "KISFLOW.fence.OUT.e92dsr1btjiiv"},
 		{OutputFences("OUT"), "KISFLOW.fence.OUT.>"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %q, want %q", c.got, c.want)
+		}
+	}
+}
+
+func TestParsePartitionName(t *testing.T) {
+	for _, id := range []PartitionID{{"f", "user", 3, 1}, {"f", "", 0, 1}, {"a/b", "x/y,z@2", 12, 7}, {"f@3", "", 255, 12}} {
+		if back, ok := parsePartitionName(id.String()); !ok || back != id {
+			t.Errorf("%s is taken apart as %+v, %v", id, back, ok)
+		}
+	}
+	for _, bad := range []string{"", "f", "f/user", "f/user/x", "f/user/3@", "f/user/3@1", "f/user/3@02", "f/user/03", "f/user/-0"} {
+		if id, ok := parsePartitionName(bad); ok {
+			t.Errorf("%q is taken apart as %+v", bad, id)
 		}
 	}
 }
@@ -92,20 +112,21 @@ func TestStoreKeys(t *testing.T) {
 	}
 	waits := append(appendInstanceKey(nil, pendingKind, 5, "s", []byte("key")), 0, 0, 0, 0, 0, 0, 0, 9)
 	for _, c := range []struct {
-		key []byte
-		id  string
-	}{{dead, "user=2Citem.4.258.3"}, {waits, "user=2Citem.4.parked.AAUBc2tleQAAAAAAAAAJ"}} {
-		id := deadID("user,item", 4, c.key)
+		generation uint64
+		key        []byte
+		id         string
+	}{{1, dead, "user=2Citem.4.258.3"}, {1, waits, "user=2Citem.4.parked.AAUBc2tleQAAAAAAAAAJ"}, {2, dead, "user=2Citem.4@2.258.3"}} {
+		id := deadID("user,item", 4, c.generation, c.key)
 		if id != c.id {
 			t.Errorf("id is %s, want %s", id, c.id)
 		}
-		stage, number, back, err := parseDeadID(id)
-		if err != nil || stage != "user=2Citem" || number != 4 || !bytes.Equal(back, c.key) {
-			t.Errorf("id %s is read as %s %d %x, %v", id, stage, number, back, err)
+		at, back, err := parseDeadID(id)
+		if want := (PartitionID{"", "user=2Citem", 4, c.generation}); err != nil || at != want || !bytes.Equal(back, c.key) {
+			t.Errorf("id %s is read as %+v %x, %v", id, at, back, err)
 		}
 	}
-	for _, id := range []string{"", "a.b.c.d", "user.1.2", "user.1.2.3.4", "user.-1.2.3", "user.1.2.99999999999", "user.1.parked.", "user.1.parked.AA", "user.1.parked.*"} {
-		if _, _, _, err := parseDeadID(id); err == nil {
+	for _, id := range []string{"", "a.b.c.d", "user.1.2", "user.1.2.3.4", "user.-1.2.3", "user.1.2.99999999999", "user.1.parked.", "user.1.parked.AA", "user.1.parked.*", "user.1@1.2.3", "user.1@.2.3"} {
+		if _, _, err := parseDeadID(id); err == nil {
 			t.Errorf("%q is taken for an id", id)
 		}
 	}

@@ -100,10 +100,10 @@ func (p *Partition) handOff(w *work, s *step, to int, row *kis.Row, meta *kis.Me
 // handOffTarget is where rows for a partition of a step's stage go.
 func (p *Partition) handOffTarget(s *step, to int) *target {
 	if s.handOffs == nil {
-		s.handOffs = make([]*target, p.opt.Partitions)
+		s.handOffs = make([]*target, p.of)
 	}
 	if s.handOffs[to] == nil {
-		subject := handOffSubject(p.flow.Name, s.stage, to, p.stage, p.number)
+		subject := handOffSubject(p.flow.Name, s.stage, to, p.stage, p.number, p.flow.Generation)
 		s.handOffs[to] = p.target(subject, HandOffStream(p.flow.Name), false)
 	}
 	return s.handOffs[to]
@@ -127,7 +127,7 @@ func (p *Partition) saveRow(w *work, s *step, row *kis.Row, meta *kis.Meta) {
 // saveTarget is where the rows of a step's Save go.
 func (p *Partition) saveTarget(s *step) *target {
 	if s.saved == nil {
-		s.saved = p.target(saveSubject(s.Save, p.flow.Name, p.stage, p.number), SaveStream(s.Save), false)
+		s.saved = p.target(saveSubject(s.Save, p.flow.Name, p.stage, p.number, p.flow.Generation), SaveStream(s.Save), false)
 	}
 	return s.saved
 }

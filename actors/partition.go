@@ -47,7 +47,7 @@ type Ports struct {
 
 // Options tune partitions. The zero value is ready to use.
 type Options struct {
-	// Partitions is the number of partitions of a stage. Default 8.
+	// Partitions is the number of partitions of a stage of flows that say none. Default 8.
 	Partitions int
 	// BatchRows is the most rows that one commit covers. More raise throughput and the time that the first
 	// row of a batch waits. Default 1000.
@@ -131,6 +131,7 @@ type Partition struct {
 	stage  string
 	must   []string
 	number int
+	of     int // how many partitions each stage has
 	name   string
 	ports  Ports
 	opt    Options
@@ -193,9 +194,9 @@ func NewPartition(f *Flow, must []string, number int, ports Ports, opt Options) 
 	opt = opt.withDefaults()
 	stage := stageName(must)
 	p := &Partition{
-		flow: f, stage: stage, must: must, number: number, name: PartitionName(f.Name, stage, number),
+		flow: f, stage: stage, must: must, number: number, of: f.partitions(opt.Partitions), name: f.partitionName(stage, number),
 		ports: ports, opt: opt,
-		stream: LogStream(f.Name), subject: logSubject(f.Name, stage, number),
+		stream: LogStream(f.Name), subject: logSubject(f.Name, stage, number, f.Generation),
 		targets: make(map[string]*target),
 	}
 	p.instances.limit = opt.CacheBytes

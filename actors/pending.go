@@ -266,7 +266,7 @@ func (p *Partition) parkedLetter(k, v []byte) (l Letter, ok bool, err error) {
 	if err != nil || r.Due != parked {
 		return l, false, err
 	}
-	l = Letter{ID: deadID(p.stage, p.number, k), Parked: true, DeadLetter: &proto.DeadLetter{Step: name, Reason: r.Reason, Data: r.Row,
+	l = Letter{ID: deadID(p.stage, p.number, p.flow.Generation, k), Parked: true, DeadLetter: &proto.DeadLetter{Step: name, Reason: r.Reason, Data: r.Row,
 		Revision: p.flow.Revision, Time: r.EventTime, Stream: r.Stream, Subject: r.Subject, Sequence: r.Sequence, Index: r.Index,
 		EventTime: r.EventTime, Attempts: r.Attempts}}
 	if i := p.stepNamed(name); i >= 0 {

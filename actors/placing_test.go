@@ -165,7 +165,7 @@ func (w *placedWorld) await(published int) {
 		sum, n := int64(0), 0
 		for _, r := range w.running {
 			for number := range 4 {
-				c := r.cell(PartitionName("f", step, number))
+				c := r.cell(PartitionName("f", step, number, 1))
 				if c == nil || c.dead() {
 					continue
 				}

@@ -22,6 +22,24 @@ type Flow struct {
 	// Passes is how often an event may pass the flow: through what it sends and saves it may come in again. 0: the
 	// flow is in no circle, and nothing is counted.
 	Passes int
+	// Partitions is the number of partitions of each of its stages. 0: the system's default.
+	Partitions int
+	// Generation is that of the layout: where the number of partitions changes, the next one begins, whose partitions have
+	// names, logs and hand-offs of their own. 0 and 1 are the first one.
+	Generation uint64
+}
+
+// partitions is the number of partitions of a stage.
+func (f *Flow) partitions(byDefault int) int {
+	if f.Partitions > 0 {
+		return f.Partitions
+	}
+	return byDefault
+}
+
+// partitionName names a partition of the flow's layout.
+func (f *Flow) partitionName(stage string, number int) string {
+	return PartitionName(f.Name, stage, number, f.Generation)
 }
 
 // EventTime says where the flow's rows have their event time from, and what is expected of it. The zero value: from
@@ -145,9 +163,43 @@ const DefaultPartitions = 8
 // partitionOf returns the partition of a slot: ranges of slots of equal size.
 func partitionOf(slot uint16, partitions int) int { return int(slot) * partitions / kis.Slots }
 
+// numbered is a partition's number in names and subjects: 3, and from the second layout generation on 3@2.
+func numbered(number int, generation uint64) string {
+	if generation <= 1 {
+		return strconv.Itoa(number)
+	}
+	return strconv.Itoa(number) + "@" + strconv.FormatUint(generation, 10)
+}
+
+// parseNumbered is its inverse.
+func parseNumbered(text string) (number int, generation uint64, ok bool) {
+	n, g, later := strings.Cut(text, "@")
+	number, err := strconv.Atoi(n)
+	generation = 1
+	if later && err == nil {
+		generation, err = strconv.ParseUint(g, 10, 64)
+	}
+	return number, generation, err == nil && numbered(number, generation) == text
+}
+
 // PartitionName names a partition in logs, in the store and to people: flow/stage/number.
-func PartitionName(flow, stage string, number int) string {
-	return flow + "/" + strings.ReplaceAll(stage, "/", "=2F") + "/" + strconv.Itoa(number)
+func PartitionName(flow, stage string, number int, generation uint64) string {
+	return flow + "/" + strings.ReplaceAll(stage, "/", "=2F") + "/" + numbered(number, generation)
+}
+
+// parsePartitionName is its inverse.
+func parsePartitionName(name string) (id PartitionID, ok bool) {
+	rest, place, ok := cutLast(name, '/')
+	if !ok {
+		return id, false
+	}
+	id.Flow, id.Stage, ok = cutLast(rest, '/')
+	if !ok {
+		return id, false
+	}
+	id.Stage = strings.ReplaceAll(id.Stage, "=2F", "/")
+	id.Number, id.Generation, ok = parseNumbered(place)
+	return id, ok
 }
 
 // FlowOfPartition is the flow of a partition's name. A flow's name may hold slashes: the
@@ -201,8 +253,8 @@ func LogSubjects(flow string) string     { return "KISFLOW.log." + Token(flow) +
 func HandOffSubjects(flow string) string { return "KISFLOW.hop." + Token(flow) + ".>" }
 func SaveSubjects(name string) string    { return "KISFLOW.save." + Token(name) + ".>" }
 
-func logSubject(flow, stage string, number int) string {
-	return "KISFLOW.log." + Token(flow) + "." + Token(stage) + "." + strconv.Itoa(number)
+func logSubject(flow, stage string, number int, generation uint64) string {
+	return "KISFLOW.log." + Token(flow) + "." + Token(stage) + "." + numbered(number, generation)
 }
 
 // handOffStreamOf tells whether the name of a target is the subject of a hand-off, and its stream.
@@ -217,22 +269,22 @@ func handOffStreamOf(f *Flow, target string) (stream string, ok bool) {
 	return target, false
 }
 
-// generation is the layout generation: another number of partitions would be another one (P12).
-const generation = "1"
+// generationText is a layout generation as the last token of a subject, and in the name of a sender.
+func generationText(generation uint64) string { return strconv.FormatUint(max(1, generation), 10) }
 
-// handOffSubject is of one sender and one receiver.
-func handOffSubject(flow, toStage string, to int, fromStage string, from int) string {
-	return "KISFLOW.hop." + Token(flow) + "." + Token(toStage) + "." + strconv.Itoa(to) + "." +
-		Token(fromStage) + "." + strconv.Itoa(from) + "." + generation
+// handOffSubject is of one sender and one receiver of a layout.
+func handOffSubject(flow, toStage string, to int, fromStage string, from int, generation uint64) string {
+	return "KISFLOW.hop." + Token(flow) + "." + Token(toStage) + "." + numbered(to, generation) + "." +
+		Token(fromStage) + "." + numbered(from, generation) + "." + generationText(generation)
 }
 
 // receiverSubjects is what all senders of the flow send to one partition.
-func receiverSubjects(flow, stage string, number int) string {
-	return "KISFLOW.hop." + Token(flow) + "." + Token(stage) + "." + strconv.Itoa(number) + ".>"
+func receiverSubjects(flow, stage string, number int, generation uint64) string {
+	return "KISFLOW.hop." + Token(flow) + "." + Token(stage) + "." + numbered(number, generation) + ".>"
 }
 
-func saveSubject(name, flow, stage string, number int) string {
-	return "KISFLOW.save." + Token(name) + "." + Token(flow) + "." + Token(stage) + "." + strconv.Itoa(number) + "." + generation
+func saveSubject(name, flow, stage string, number int, generation uint64) string {
+	return "KISFLOW.save." + Token(name) + "." + Token(flow) + "." + Token(stage) + "." + numbered(number, generation) + "." + generationText(generation)
 }
 
 // OutputFence is the subject of the fence of a partition in an output stream, and OutputFences what such a

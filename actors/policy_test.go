@@ -174,9 +174,9 @@ func TestAParkedRow(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			stage, number, key, err := parseDeadID(l.ID)
-			if err != nil || stage != "user" || number != 0 || string(key) != string(keys[0]) {
-				t.Errorf("id %s is read as %s %d %q, %v", l.ID, stage, number, key, err)
+			at, key, err := parseDeadID(l.ID)
+			if err != nil || at.Stage != "user" || at.Number != 0 || string(key) != string(keys[0]) {
+				t.Errorf("id %s is read as %+v %q, %v", l.ID, at, key, err)
 			}
 			if n, err := c.end(k, append(keys, keys...)); n != 1 || err != nil {
 				t.Errorf("the command took up %d, %v", n, err)

@@ -162,7 +162,7 @@ func (p *Partition) letter(k, v []byte) (l Letter, ok bool, err error) {
 	if k[0] == pendingKind {
 		return p.parkedLetter(k, v)
 	}
-	l = Letter{ID: deadID(p.stage, p.number, k), DeadLetter: new(proto.DeadLetter)}
+	l = Letter{ID: deadID(p.stage, p.number, p.flow.Generation, k), DeadLetter: new(proto.DeadLetter)}
 	err = l.DeadLetter.UnmarshalVT(v)
 	return l, err == nil, err
 }
@@ -179,7 +179,7 @@ func (p *Partition) DeadLetter(key []byte) (Letter, error) {
 			return l, err
 		}
 	}
-	return Letter{}, fmt.Errorf("%w: no dead letter %s", ErrUnknown, deadID(p.stage, p.number, key))
+	return Letter{}, fmt.Errorf("%w: no dead letter %s", ErrUnknown, deadID(p.stage, p.number, p.flow.Generation, key))
 }
 
 // DeadLetterCount is how many dead letters the partition holds.
@@ -316,7 +316,7 @@ func (p *Partition) Retry(ctx context.Context, keys [][]byte) (retried int, left
 		if err := d.UnmarshalVT(b); err != nil {
 			return 0, nil, err
 		}
-		id := deadID(p.stage, p.number, k)
+		id := deadID(p.stage, p.number, p.flow.Generation, k)
 		i := p.stepNamed(d.Step)
 		switch {
 		case d.Malformed:

@@ -23,10 +23,18 @@ type Remote interface {
 type PartitionID struct {
 	Flow, Stage string
 	Number      int
+	Generation  uint64 // of the flow's layout, from 1
 }
 
 // String is the partition's name.
-func (p PartitionID) String() string { return PartitionName(p.Flow, p.Stage, p.Number) }
+func (p PartitionID) String() string {
+	return PartitionName(p.Flow, p.Stage, p.Number, p.Generation)
+}
+
+// partitionID identifies a partition of the flow's layout.
+func (f *Flow) partitionID(stage string, number int) PartitionID {
+	return PartitionID{f.Name, stage, number, max(1, f.Generation)}
+}
 
 // ErrElsewhere: the partition does not run on this node.
 var ErrElsewhere = errors.New("the partition does not run here")
@@ -184,7 +192,7 @@ func (q question[Q, A]) encoded(ctx context.Context, p *Partition, body []byte) 
 
 // ask asks a partition of the flow, here or on another node.
 func (q question[Q, A]) ask(ctx context.Context, r *Running, stage string, number int, in Q) (out A, err error) {
-	id := PartitionID{r.name, stage, number}
+	id := r.Definition().partitionID(stage, number)
 	if c := r.cell(id.String()); c != nil {
 		var a A // of this question alone: it may be answered when nobody waits any more
 		f := func(p *Partition) (err error) {
@@ -381,13 +389,14 @@ func (f LetterFilter) matches(l Letter) bool {
 // places are the partitions of the flow, and those of stages that it has no more and that are open here.
 func (r *Running) places() []PartitionID {
 	var all []PartitionID
-	for _, must := range r.Definition().Stages() {
-		for number := range r.system.opt.Partitions {
-			all = append(all, PartitionID{r.name, stageName(must), number})
+	f := r.Definition()
+	for _, must := range f.Stages() {
+		for number := range r.partitions() {
+			all = append(all, f.partitionID(stageName(must), number))
 		}
 	}
 	for _, c := range r.all() {
-		if id := (PartitionID{r.name, c.stage, c.number}); !slices.Contains(all, id) {
+		if id := f.partitionID(c.stage, c.number); !slices.Contains(all, id) {
 			all = append(all, id)
 		}
 	}

@@ -127,7 +127,7 @@ func (p *Partition) claimOnce(ctx context.Context) error {
 		return fmt.Errorf("log %s: %w", p.stream, err)
 	}
 	p.incarnation = info.Created.UnixNano()
-	p.senderName = p.name + "/" + generation + "@" + strconv.FormatInt(p.incarnation, 36)
+	p.senderName = p.name + "/" + generationText(p.flow.Generation) + "@" + strconv.FormatInt(p.incarnation, 36)
 	p.senderMark = shortMark(p.senderName)
 	before := new(proto.Record)
 	p.last = 0

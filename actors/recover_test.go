@@ -86,7 +86,7 @@ func TestFenceOfAnother(t *testing.T) {
 	k := newKit(t, Options{}, 0, kitFlow(Step{Function: noteFunction(), Must: user}, sends(Step{Function: sendFunction()})))
 	theirs := fence{1, 1, 0, shortMark("g/user/0/1@1"), "g/a user/0"}
 	_, err := k.streams.Append(t.Context(), "OUT", transport.Outgoing{
-		Subject: OutputFence("OUT", PartitionName("f", "user", 0)), Data: []byte(theirs.String())})
+		Subject: OutputFence("OUT", PartitionName("f", "user", 0, 1)), Data: []byte(theirs.String())})
 	if err != nil {
 		t.Fatal(err)
 	}

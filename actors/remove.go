@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/kisflow/kisflow/kis"
@@ -235,7 +234,7 @@ func (r *Running) CountKeys(ctx context.Context, step string, limit int) (int, e
 		return 0, err
 	}
 	n := 0
-	for number := 0; number < r.system.opt.Partitions && n < limit; number++ {
+	for number := 0; number < r.partitions() && n < limit; number++ {
 		k, err := countKeysQuestion.ask(ctx, r, stageName(s.Must), number, countOf{step, limit - n})
 		if n += k; err != nil {
 			return n, err
@@ -281,7 +280,7 @@ func (s *System) Remove(ctx context.Context, f *Flow, what Removal) (removed int
 		}
 	}
 	for _, must := range stages {
-		for number := range s.opt.Partitions {
+		for number := range f.partitions(s.opt.Partitions) {
 			p, err := s.takeOver(ctx, f, must, number) // its store may hold less than its log, or nothing
 			if err != nil {
 				return removed, err
@@ -297,7 +296,7 @@ func (s *System) Remove(ctx context.Context, f *Flow, what Removal) (removed int
 
 // takeOver opens a partition of a flow that does not run.
 func (s *System) takeOver(ctx context.Context, f *Flow, must []string, number int) (*Partition, error) {
-	name := PartitionName(f.Name, stageName(must), number)
+	name := f.partitionName(stageName(must), number)
 	store, err := s.db.Store(name)
 	if err != nil {
 		return nil, fmt.Errorf("partition %s: %w", name, err)
@@ -438,12 +437,11 @@ func (s *System) formerPartitions(flow *Flow, f func(partition, stage string) er
 		known[stageName(must)] = true
 	}
 	for _, name := range names {
-		stage, _, ok := cutLast(strings.TrimPrefix(name, flow.Name+"/"), '/')
-		stage = strings.ReplaceAll(stage, "=2F", "/")
-		if FlowOfPartition(name) != flow.Name || !ok || known[stage] {
+		id, ok := parsePartitionName(name)
+		if !ok || id.Flow != flow.Name || id.Generation != max(1, flow.Generation) || known[id.Stage] {
 			continue
 		}
-		if err := f(name, stage); err != nil {
+		if err := f(name, id.Stage); err != nil {
 			return fmt.Errorf("partition %s: %w", name, err)
 		}
 	}

@@ -150,7 +150,7 @@ func TestRemoveManyKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := b.db.Store(PartitionName("f", "id", 0))
+	store, err := b.db.Store(PartitionName("f", "id", 0, 1))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -234,7 +234,7 @@ const (
 
 // openStages does so for some stages, and waits for their partitions.
 func (r *Running) openStages(ctx context.Context, stages [][]string, all bool) error {
-	opened := make(chan error, r.system.opt.Partitions*len(stages))
+	opened := make(chan error, r.partitions()*len(stages))
 	open := passing
 	if all {
 		open = every
@@ -257,8 +257,8 @@ func (r *Running) openStages(ctx context.Context, stages [][]string, all bool) e
 func (r *Running) beginOpen(stages [][]string, open which, opened chan<- error) (n int, err error) {
 	s, f := r.system, r.Definition()
 	for _, must := range stages {
-		for number := range s.opt.Partitions {
-			name := PartitionName(r.name, stageName(must), number)
+		for number := range f.partitions(s.opt.Partitions) {
+			name := f.partitionName(stageName(must), number)
 			if s.role(r.name, stageName(must), number) != Owner {
 				continue
 			}
@@ -277,7 +277,7 @@ func (r *Running) beginOpen(stages [][]string, open which, opened chan<- error) 
 			if err != nil {
 				return n, err
 			}
-			c := &cell{name: name, stage: stageName(must), must: must, number: number, credit: newCredit(s.opt.QueueRows),
+			c := &cell{name: name, stage: stageName(must), must: must, number: number, layout: f.Generation, credit: newCredit(s.opt.QueueRows),
 				failed: r.failed, aside: r.aside, p: p, ended: make(chan struct{})}
 			c.ctx, c.cancel = context.WithCancel(r.ctx)
 			if c.box, err = s.runtime.Spawn(fmt.Sprintf("%s/%d", name, s.spawns.Add(1)), c.receive); err != nil {
@@ -328,6 +328,16 @@ func (r *Running) cell(name string) *cell {
 	return r.byName[name]
 }
 
+// cellAt is the cell of a partition of the flow's layout, or nil.
+func (r *Running) cellAt(stage string, number int) *cell {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.byName[r.flow.partitionName(stage, number)]
+}
+
+// partitions is the number of partitions of a stage.
+func (r *Running) partitions() int { return r.Definition().partitions(r.system.opt.Partitions) }
+
 func (r *Running) all() []*cell {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -336,7 +346,7 @@ func (r *Running) all() []*cell {
 
 // Deliver implements Dealt.
 func (r *Running) Deliver(ctx context.Context, stage string, number int, k *Chunk) error {
-	c := r.cell(PartitionName(r.name, stage, number))
+	c := r.cellAt(stage, number)
 	if c == nil {
 		return nil // it has just left; its next owner reads this again
 	}
@@ -352,10 +362,10 @@ func (r *Running) receives(f *Flow, input int) bool {
 
 // newDealer makes the dealer of an input for the partitions that are here.
 func (r *Running) newDealer(f *Flow, input int) *Dealer {
-	d := NewDealer(f, input, r.system.opt.Partitions, r)
+	d := NewDealer(f, input, f.partitions(r.system.opt.Partitions), r)
 	if r.system.placed() {
 		d.Only(func(stage string, number int) bool { // one that recovers would hold the others up
-			c := r.cell(PartitionName(r.name, stage, number))
+			c := r.cellAt(stage, number)
 			return c != nil && cellState(c.state.Load()) == cellRunning
 		})
 	}
@@ -499,7 +509,8 @@ func (r *Running) checkStage(ctx context.Context, d *deal) error {
 		return err
 	}
 	for _, name := range names { // of stages that the flow has no more
-		if FlowOfPartition(name) != r.name || r.cell(name) != nil || strings.HasPrefix(name, PartitionName(r.name, stage, 0)[:len(PartitionName(r.name, stage, 0))-1]) {
+		id, ok := parsePartitionName(name)
+		if !ok || id.Flow != r.name || id.Generation != max(1, d.flow.Generation) || r.cell(name) != nil || id.Stage == stage {
 			continue // of this stage, but on another node, and a copy of it here
 		}
 		store, err := r.system.db.Store(name)
@@ -584,7 +595,7 @@ func (r *Running) begin(ctx context.Context, d *Dealer, input int, info transpor
 	low, some := uint64(0), false
 	var fault error
 	d.Receivers(func(stage string, number int) {
-		c := r.cell(PartitionName(r.name, stage, number))
+		c := r.cellAt(stage, number)
 		if c == nil || c.dead() {
 			return
 		}
@@ -800,8 +811,8 @@ func (r *Running) Readers(stream string) (names []string) {
 		if f.Inputs[i].Stream != stream || f.Inputs[i].Kind == HandOff {
 			continue
 		}
-		for number := range r.system.opt.Partitions {
-			names = append(names, PartitionName(r.name, stageName(entryStage(f, f.Inputs[i].Step)), number))
+		for number := range r.partitions() {
+			names = append(names, f.partitionName(stageName(entryStage(f, f.Inputs[i].Step)), number))
 		}
 	}
 	return names
@@ -827,7 +838,7 @@ func (r *Running) undeal() delivered {
 		}
 		known := make(map[*cell]uint64)
 		dealer.Delivered(func(stage string, number int, at uint64) {
-			if c := r.cell(PartitionName(r.name, stage, number)); c != nil {
+			if c := r.cellAt(stage, number); c != nil {
 				known[c] = at
 			}
 		})
@@ -1246,7 +1257,7 @@ func (r *Running) cutOwn(ctx context.Context, input int) {
 		if err != nil || at <= cut {
 			continue
 		}
-		if err := r.system.streams.Cut(ctx, HandOffStream(r.name), receiverSubjects(r.name, c.stage, c.number), at+1); err != nil {
+		if err := r.system.streams.Cut(ctx, HandOffStream(r.name), receiverSubjects(r.name, c.stage, c.number, c.layout), at+1); err != nil {
 			if ctx.Err() == nil {
 				r.log.Warn("hand-offs were not cut", "partition", c.name, "error", err)
 			}
@@ -1286,5 +1297,5 @@ func (r *Running) Definition() *Flow {
 // partitionOfKey is the partition that owns a step's key: this is how a virtual actor's identity, flow, step and key, finds
 // where it lives.
 func (r *Running) partitionOfKey(s *Step, key kis.Key) (stage string, number int) {
-	return stageName(s.Must), partitionOf(key.Slot(), r.system.opt.Partitions)
+	return stageName(s.Must), partitionOf(key.Slot(), r.partitions())
 }

@@ -208,7 +208,7 @@ func (w *world) setUp() {
 		w.flows = append(w.flows, f)
 		for _, must := range f.Stages() {
 			for n := range w.plan.partitions {
-				w.places = append(w.places, &place{program: i, must: must, number: n, name: PartitionName(f.Name, stageName(must), n)})
+				w.places = append(w.places, &place{program: i, must: must, number: n, name: f.partitionName(stageName(must), n)})
 			}
 		}
 	}

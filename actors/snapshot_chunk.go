@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
@@ -53,7 +52,7 @@ func notWhole(err error) bool {
 
 // snapshotPrefix begins the names of all objects of a partition.
 func (p *Partition) snapshotPrefix() string {
-	return Token(p.flow.Name) + "/" + Token(p.stage) + "/" + strconv.Itoa(p.number) + "/"
+	return Token(p.flow.Name) + "/" + Token(p.stage) + "/" + numbered(p.number, p.flow.Generation) + "/"
 }
 
 // snapshotID names a snapshot by epoch and log sequence: it is never written twice.

@@ -49,7 +49,7 @@ func TestSnapshotsOfARunningFlow(t *testing.T) {
 		t.Fatal(err)
 	}
 	for number := range 2 {
-		if err := b.db.Drop(PartitionName("f", "user", number)); err != nil {
+		if err := b.db.Drop(PartitionName("f", "user", number, 1)); err != nil {
 			t.Fatal(err)
 		}
 	}

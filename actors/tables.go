@@ -120,9 +120,9 @@ func (s *System) latestOf(ctx context.Context, at saver, must, keys []string, fo
 	if r == nil {
 		return fmt.Errorf("%w: flow %s does not run", ErrNoTable, at.flow)
 	}
-	places := make([][]int, s.opt.Partitions)
+	places := make([][]int, r.partitions())
 	for i, k := range keys {
-		n := partitionOf(kis.SlotOf(k), s.opt.Partitions)
+		n := partitionOf(kis.SlotOf(k), len(places))
 		places[n] = append(places[n], i)
 	}
 	for n, of := range places {
@@ -299,7 +299,7 @@ func (r *Running) refill(ctx context.Context, d *deal) error {
 	from := uint64(endOfInput)
 	var fault error
 	dealer.Receivers(func(stage string, number int) {
-		c := r.cell(PartitionName(r.name, stage, number))
+		c := r.cellAt(stage, number)
 		if c == nil || fault != nil {
 			return
 		}

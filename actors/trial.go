@@ -76,8 +76,8 @@ func (t *Trial) Start(ctx context.Context, f *Flow) error {
 		ports.Meter = new(Meter)
 	}
 	for _, must := range f.Stages() {
-		for n := range t.opt.Partitions {
-			if ports.Store, err = t.db.Store(PartitionName(f.Name, stageName(must), n)); err != nil {
+		for n := range f.partitions(t.opt.Partitions) {
+			if ports.Store, err = t.db.Store(f.partitionName(stageName(must), n)); err != nil {
 				return err
 			}
 			p, err := NewPartition(f, must, n, ports, t.opt)
@@ -91,7 +91,7 @@ func (t *Trial) Start(ctx context.Context, f *Flow) error {
 		}
 	}
 	for i := range f.Inputs {
-		d := &trialDealer{d: NewDealer(f, i, t.opt.Partitions, tf), brought: t.clock.now, told: unknown}
+		d := &trialDealer{d: NewDealer(f, i, f.partitions(t.opt.Partitions), tf), brought: t.clock.now, told: unknown}
 		from := f.Inputs[i].Start
 		if d.r, err = streams.Read(ctx, f.Inputs[i].Stream, transport.ReadOptions{From: from + 1, Subjects: f.Inputs[i].Filter}); err != nil {
 			return err
@@ -284,7 +284,7 @@ func (t *Trial) State(flow, step string, key kis.Key) (KeyState, error) {
 		return KeyState{}, err
 	}
 	for _, p := range f.parts {
-		if p.stage == stageName(s.Must) && p.number == partitionOf(key.Slot(), t.opt.Partitions) {
+		if p.stage == stageName(s.Must) && p.number == partitionOf(key.Slot(), p.of) {
 			return p.State(step, key)
 		}
 	}
@@ -359,7 +359,7 @@ func (t *Trial) Latest(_ context.Context, handOff string, must, keys []string, f
 			}
 			for k, key := range keys {
 				for _, p := range f.parts {
-					if p.stage != stageName(s.Must) || p.number != partitionOf(kis.SlotOf(key), t.opt.Partitions) {
+					if p.stage != stageName(s.Must) || p.number != partitionOf(kis.SlotOf(key), p.of) {
 						continue
 					}
 					states, err := p.keptStates(s.Name, s.Begun, [][]byte{[]byte(key)})

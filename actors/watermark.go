@@ -3,7 +3,6 @@ package actors
 import (
 	"context"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -34,11 +33,17 @@ type timely struct {
 	idle  []bool                      // inputs that nobody waits for
 	marks map[string]map[string]int64 // of senders by partition: what they said of the steps (a Save: of itself)
 	heard map[string]time.Time        // when a Load's sender was heard of last
-	peers map[string]uint32           // of the stages that write Loads' hand-offs: their partitions
+	peers map[string]writers          // of the stages that write Loads' hand-offs
 
 	told     map[string]int64 // by the step and the stage of a hand-off: the watermark that its receivers know
 	toldAt   time.Time
 	finished bool // everything that the watermarks ask for is done
+}
+
+// writers are the partitions of a stage that write a hand-off: those of its newest layout.
+type writers struct {
+	count      uint32
+	generation uint64
 }
 
 // timed tells whether a flow's partitions keep watermarks: some step of it looks at them, or another flow may.
@@ -63,7 +68,7 @@ func (p *Partition) bindTime(f *Flow) {
 		high: make([]int64, len(f.Inputs)), idle: make([]bool, len(f.Inputs)), marks: p.time.marks, heard: p.time.heard, peers: p.time.peers,
 		told: make(map[string]int64)}
 	if t.marks == nil {
-		t.marks, t.heard, t.peers = make(map[string]map[string]int64), make(map[string]time.Time), make(map[string]uint32)
+		t.marks, t.heard, t.peers = make(map[string]map[string]int64), make(map[string]time.Time), make(map[string]writers)
 	}
 	for i := range t.at {
 		t.at[i] = unknown
@@ -109,8 +114,8 @@ func (p *Partition) bindTime(f *Flow) {
 			}
 			reached[own][i] = true
 			if own == p.stage {
-				for number := range p.opt.Partitions {
-					t.senders[i] = append(t.senders[i], PartitionName(f.Name, from, number))
+				for number := range p.of {
+					t.senders[i] = append(t.senders[i], f.partitionName(from, number))
 				}
 			}
 			if from == p.stage {
@@ -256,10 +261,10 @@ func (p *Partition) inputMark(k int) (w int64, waits bool) {
 func (p *Partition) loadSenders(k int) []string {
 	var all []string
 	prefix := p.flow.Inputs[k].Name + "\x00"
-	for stage, n := range p.time.peers {
+	for stage, of := range p.time.peers {
 		if stage, ok := strings.CutPrefix(stage, prefix); ok {
-			for i := range n {
-				all = append(all, stage+"/"+strconv.Itoa(int(i)))
+			for i := range of.count {
+				all = append(all, stage+"/"+numbered(int(i), of.generation))
 			}
 		}
 	}
@@ -278,13 +283,20 @@ func (p *Partition) hear(input int, e *proto.Envelope) {
 	}
 	from := senderPartition(e.Sender)
 	p.time.heard[from] = p.ports.Clock.Now()
-	if i := strings.LastIndexByte(from, '/'); i >= 0 && e.Peers > 0 {
-		p.time.peers[p.flow.Inputs[input].Name+"\x00"+from[:i]] = min(e.Peers, 4096)
-		for n := range min(e.Peers, 4096) { // those that have never been heard of are waited for from now on
-			peer := from[:i] + "/" + strconv.Itoa(int(n))
-			if _, ok := p.time.heard[peer]; !ok {
-				p.time.heard[peer] = p.ports.Clock.Now()
-			}
+	stage, place, ok := cutLast(from, '/')
+	_, generation, known := parseNumbered(place)
+	if !ok || !known || e.Peers == 0 {
+		return
+	}
+	key := p.flow.Inputs[input].Name + "\x00" + stage
+	if generation < p.time.peers[key].generation {
+		return
+	}
+	p.time.peers[key] = writers{min(e.Peers, 4096), generation}
+	for n := range min(e.Peers, 4096) { // those that have never been heard of are waited for from now on
+		peer := stage + "/" + numbered(int(n), generation)
+		if _, ok := p.time.heard[peer]; !ok {
+			p.time.heard[peer] = p.ports.Clock.Now()
 		}
 	}
 }
@@ -396,7 +408,7 @@ func (p *Partition) tell(w *work) {
 		if at == unknown {
 			continue
 		}
-		for to := range p.opt.Partitions {
+		for to := range p.of {
 			if e := envelopeTo(p.handOffTarget(s, to)); e != nil {
 				e.message.Watermarks = append(e.message.Watermarks, &proto.Watermark{Step: s.Name, Time: at})
 			}
@@ -412,7 +424,7 @@ func (p *Partition) tell(w *work) {
 			continue
 		}
 		if e := envelopeTo(p.saveTarget(s)); e != nil {
-			e.message.Peers = uint32(p.opt.Partitions)
+			e.message.Peers = uint32(p.of)
 			e.message.Watermarks = append(e.message.Watermarks, &proto.Watermark{Time: at})
 			t.told[s.Name+"\x00\x00save"] = at // one subject: who reads it has been told with these rows
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/kisflow/kisflow/actors"
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/transport"
 )
@@ -54,6 +55,16 @@ type flowEntry struct {
 	Removing []removal       `json:"removing,omitempty"` // what this revision has made of no use, and is still there
 	// Begun is the revision with which each step began: as what it is now, with what it keeps.
 	Begun map[string]uint64 `json:"begun,omitempty"`
+	// Partitions and Generation are the layout of the flow: how many partitions each stage has (0: the node's default), and
+	// which layout it is (0: the first one).
+	Partitions int    `json:"partitions,omitempty"`
+	Generation uint64 `json:"generation,omitempty"`
+}
+
+// layOut tells a flow's plan its layout, and its steps with which revision they began.
+func (e *flowEntry) layOut(f *actors.Flow) {
+	f.Partitions, f.Generation = e.Partitions, e.Generation
+	begin(f, e.Begun)
 }
 
 // loadCatalog reads the newest catalog, an empty one if there is none.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,7 +96,7 @@ func (n *Node) startEntry(ctx context.Context, name string, e *flowEntry) error 
 	if err != nil {
 		return err
 	}
-	begin(f, e.Begun)
+	e.layOut(f)
 	return n.startEntryFlow(ctx, f, e)
 }
 
@@ -175,7 +176,8 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 		}
 		defer scatter()
 	}
-	next := &flowEntry{Revision: 1, UpdatedAt: time.Now().UTC(), Starts: make(starts), Documents: docs, Outside: outside}
+	next := &flowEntry{Revision: 1, UpdatedAt: time.Now().UTC(), Starts: make(starts), Documents: docs, Outside: outside,
+		Partitions: cmp.Or(n.opt.Partitions, actors.DefaultPartitions)}
 	next.By, next.Note = ok.By, ok.Note
 	if e != nil {
 		if len(e.Removing) > 0 && running != nil { // a step that comes back begins without what it has left
@@ -184,6 +186,7 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 			}
 		}
 		next.Revision, next.Paused, next.Starts, next.Removing, next.Begun = e.Revision, e.Paused, maps.Clone(e.Starts), slices.Clone(e.Removing), e.Begun
+		next.Partitions, next.Generation = e.Partitions, e.Generation
 		if !same {
 			var leaves []removal
 			leaves, next.Begun = n.succession(e, target, def.Name)
@@ -221,7 +224,7 @@ func (n *Node) applyFlow(ctx context.Context, target *flowdef.Set, def *flowdef.
 	if err != nil {
 		return err
 	}
-	begin(f, next.Begun)
+	next.layOut(f)
 	if running == nil {
 		if err := put(); err != nil {
 			return err

@@ -183,6 +183,11 @@ func (n *Node) planShadow(ctx context.Context, set *flowdef.Set, flow string, re
 	if err != nil {
 		return nil, err
 	}
+	n.mu.Lock()
+	if e := n.catalog.Flows[flow]; e != nil {
+		e.layOut(f) // that of the flow: its partitions are copied one by one
+	}
+	n.mu.Unlock()
 	begin(f, begun)
 	stream := shadowStream(flow)
 	if _, err := n.streams.Ensure(ctx, transport.Config{Name: stream, Subjects: []string{shadowSubject(flow) + ">", actors.OutputFences(stream)},
