@@ -146,9 +146,9 @@ func (r *Running) awaitTables(ctx context.Context, d *deal) error {
 // allCopied asks all partitions of an input's stage. One that has stopped does not hold up the others.
 func (r *Running) allCopied(ctx context.Context, f *Flow, input int) (bool, error) {
 	stage, mark := stageName(entryStage(f, f.Inputs[input].Step)), copyMark(f, input)
-	for number := range r.system.opt.Partitions {
+	for number := range f.partitions(r.system.opt.Partitions) {
 		has, err := false, error(nil)
-		if c := r.cell(PartitionName(r.name, stage, number)); c != nil && !c.leaving.Load() {
+		if c := r.cell(f.partitionName(stage, number)); c != nil && !c.leaving.Load() {
 			has, err = hasCopy(c.p.ports.Store, mark)
 		} else {
 			has, err = copiedQuestion.ask(ctx, r, stage, number, mark)
@@ -167,7 +167,7 @@ func (r *Running) copyTable(ctx context.Context, d *deal, dealer *Dealer, from u
 	missing := false
 	var fault error
 	dealer.Receivers(func(stage string, number int) {
-		c := r.cell(PartitionName(r.name, stage, number))
+		c := r.cell(d.flow.partitionName(stage, number))
 		if c == nil || c.dead() || fault != nil {
 			return
 		}
@@ -226,7 +226,7 @@ func (r *Running) copyPages(ctx context.Context, d *deal, dealer *Dealer) error 
 		if from == nil {
 			return fmt.Errorf("%w: flow %s does not run", ErrNoTable, s.flow)
 		}
-		for number := range r.system.opt.Partitions {
+		for number := range from.partitions() {
 			for q := (keptPageOf{Step: s.step.Name, Begun: s.step.Begun}); ; {
 				if err := d.reads.Err(); err != nil {
 					return err
