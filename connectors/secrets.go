@@ -89,6 +89,18 @@ func (s *secrets) resolve(text string) (string, error) {
 	return text, nil
 }
 
+// Secret reads a setting that may only stand elsewhere: ${ENV:NAME} or ${file:PATH}. "" is "".
+func Secret(text string) (string, error) {
+	refs, err := references(text)
+	if err == nil && text != "" && len(refs) == 0 {
+		err = errors.New("a secret stands in the open; write ${ENV:NAME} or ${file:PATH}")
+	}
+	if err != nil {
+		return "", err
+	}
+	return new(secrets).resolve(text)
+}
+
 func readSecret(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -53,10 +53,14 @@ type yield struct{ Node, Incarnation string }
 func (n *Node) joinCluster(ctx context.Context) error {
 	o := n.opt
 	m := &membership{n: n, released: make(map[int]bool), gathered: make(map[string]gather), yielded: make(map[string]yield), caught: make(map[int]bool)}
+	secure, err := o.tls().Mutual()
+	if err != nil {
+		return err
+	}
 	n.system.Place(m.role)
 	n.system.Ask(m)
 	c, err := cluster.Join(ctx, n.streams, m, cluster.Options{Name: o.ClusterName, Node: o.NodeName, Listen: o.ActorsListen, Advertise: o.ActorsAdvertise,
-		API: "http://" + n.listener.Addr().String(), Version: Version, Lease: o.Lease, Standbys: o.standbys(), Log: n.log.With("part", "cluster"), Network: o.network})
+		API: "http://" + n.listener.Addr().String(), Version: Version, Lease: o.Lease, Standbys: o.standbys(), TLS: secure, Log: n.log.With("part", "cluster"), Network: o.network})
 	if err != nil {
 		return err
 	}

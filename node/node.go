@@ -311,18 +311,32 @@ func (n *Node) listen() error {
 func (n *Node) connect(ctx context.Context) (err error) {
 	power := n.opt.Durability == "power"
 	o := nats.ConnectOptions{URL: n.opt.NATS, Name: "kisnode", Log: n.log}
+	files := n.opt.tls()
+	var user nats.User
+	if n.opt.User != "" {
+		password, err := connectors.Secret(n.opt.Password)
+		if err != nil {
+			return fmt.Errorf("password of user %s: %w", n.opt.User, err)
+		}
+		user = nats.User{Name: n.opt.User, Password: nats.Secret(password)}
+	}
 	if n.opt.NATS == "" {
-		so := nats.Options{Dir: filepath.Join(n.opt.Data, "nats"), Listen: n.opt.NATSListen, SyncAlways: power, Log: n.log.With("part", "nats"),
-			Plain: true} // there are no flags yet for certificates and users
+		so := nats.Options{Dir: filepath.Join(n.opt.Data, "nats"), Listen: n.opt.NATSListen, SyncAlways: power, Log: n.log.With("part", "nats"), TLS: files,
+			Plain: n.opt.ClusterListen == ""} // alone a node may listen anywhere, as ever: who opens it stands a proxy before it
+		if user != (nats.User{}) {
+			so.Users = []nats.User{user}
+		}
 		if n.opt.ClusterListen != "" {
 			so.Name = n.opt.NodeName
-			so.Cluster = &nats.ClusterOptions{Name: n.opt.ClusterName, Listen: n.opt.ClusterListen, Advertise: n.opt.ClusterAdvertise, Join: n.opt.Join}
+			so.Cluster = &nats.ClusterOptions{Name: n.opt.ClusterName, Listen: n.opt.ClusterListen, Advertise: n.opt.ClusterAdvertise, Join: n.opt.Join, User: user}
 		}
 		n.server, err = nats.Embed(ctx, so)
 		if err != nil {
 			return err
 		}
 		o.Server = n.server
+	} else {
+		o.TLS, o.User = files, user
 	}
 	if n.conn, err = nats.Connect(ctx, o); err != nil {
 		return fmt.Errorf("NATS: %w", err)

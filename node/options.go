@@ -16,6 +16,7 @@ import (
 	"github.com/kisflow/kisflow/actors/cluster"
 	"github.com/kisflow/kisflow/flowdef"
 	"github.com/kisflow/kisflow/kis"
+	"github.com/kisflow/kisflow/transport/nats"
 )
 
 // Version is what the binaries say of themselves; the build sets it.
@@ -73,6 +74,9 @@ type Options struct {
 
 // NoStandbys is the Standbys of a cluster without warm copies.
 const NoStandbys = -1
+
+// tls are the files of certificates.
+func (o Options) tls() nats.TLS { return nats.TLS{CertFile: o.Cert, KeyFile: o.Key, CAFile: o.CA} }
 
 func (o Options) standbys() int { return max(0, o.Standbys) }
 

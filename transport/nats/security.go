@@ -84,6 +84,15 @@ func (t TLS) config() (*tls.Config, error) {
 	return c, nil
 }
 
+// Mutual makes what both sides of a connection between nodes use: each shows a certificate of the authority that both believe.
+// It is nil where no certificate is named.
+func (t TLS) Mutual() (*tls.Config, error) {
+	if t.CertFile == "" && t.KeyFile == "" {
+		return nil, nil
+	}
+	return t.routes()
+}
+
 // routes makes what both sides of a route use: each shows a certificate of the authority that both believe.
 func (t TLS) routes() (*tls.Config, error) {
 	c, err := t.config()
