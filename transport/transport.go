@@ -173,6 +173,22 @@ type Objects interface {
 	List(ctx context.Context, prefix string) ([]string, error)
 }
 
+// Archive takes streams out of their servers and brings them back. Both ways a stream flows through in pieces.
+type Archive interface {
+	// Backup writes a stream as it is at one moment: messages with their sequences and times, its settings, and when it was
+	// made. Readers and their places are not in it. What is in w is good only if the error is nil.
+	Backup(ctx context.Context, stream string, w io.Writer) error
+	// Restore makes the stream that Backup wrote, under its name, which must be free. Info says of it that it was made when the
+	// first one was: positions name that time, and are good in it. Where the bytes are not those that were written it is
+	// ErrCorrupt, and no stream is left.
+	Restore(ctx context.Context, r io.Reader, o RestoreOptions) error
+}
+
+// RestoreOptions say how a stream comes back.
+type RestoreOptions struct {
+	Replicas int // on how many servers it is kept; 0: as before
+}
+
 // Refused wraps err so that errors.Is finds sentinel, and tells what was refused.
 func Refused(sentinel error, format string, args ...any) error {
 	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), sentinel)

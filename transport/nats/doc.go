@@ -21,6 +21,10 @@
 // show a certificate of the authority that both believe, and a user; a client shows a user. Certificates are read again when their files change.
 // This process itself connects as a user that is made at the start and known nowhere else. Passwords and tokens are Secrets.
 //
+// Backup and Restore (transport.Archive) pass JetStream's own snapshot of a stream through, chunk by chunk, with a sum at its end that is looked at
+// before the stream comes to be. A restore into a cluster makes a new creation time; the old one is kept in the stream's metadata, and is what
+// Info says.
+//
 // A reader counts the consumer's sequence. A hole in it, a consumer that is gone, a new connection or missing
 // heartbeats make it start again behind the last message that it has taken.
 package nats

@@ -104,30 +104,31 @@ func (t *Streams) MaxMessage() int { return t.c.maxPayload() - ownHeaders }
 
 // streamConfig is the part of JetStream's stream configuration that we read or set.
 type streamConfig struct {
-	Name           string   `json:"name"`
-	Description    string   `json:"description,omitempty"`
-	Subjects       []string `json:"subjects,omitempty"`
-	Retention      string   `json:"retention"`
-	MaxConsumers   int      `json:"max_consumers"`
-	MaxMsgs        int64    `json:"max_msgs"`
-	MaxBytes       int64    `json:"max_bytes"`
-	MaxAge         int64    `json:"max_age"` // ns
-	MaxMsgsPer     int64    `json:"max_msgs_per_subject"`
-	MaxMsgSize     int32    `json:"max_msg_size"`
-	Discard        string   `json:"discard"`
-	DiscardNewPer  bool     `json:"discard_new_per_subject,omitempty"`
-	Storage        string   `json:"storage"`
-	Replicas       int      `json:"num_replicas"`
-	Duplicates     int64    `json:"duplicate_window,omitempty"` // ns
-	AllowDirect    bool     `json:"allow_direct"`
-	AllowAtomic    bool     `json:"allow_atomic,omitempty"`
-	AllowMsgTTL    bool     `json:"allow_msg_ttl,omitempty"`
-	PersistMode    string   `json:"persist_mode,omitempty"`
-	Sealed         bool     `json:"sealed,omitempty"`
-	NoAck          bool     `json:"no_ack,omitempty"`
-	Mirror         any      `json:"mirror,omitempty"`
-	RePublishTo    any      `json:"republish,omitempty"`
-	SubjectMapping any      `json:"subject_transform,omitempty"`
+	Name           string            `json:"name"`
+	Description    string            `json:"description,omitempty"`
+	Subjects       []string          `json:"subjects,omitempty"`
+	Retention      string            `json:"retention"`
+	MaxConsumers   int               `json:"max_consumers"`
+	MaxMsgs        int64             `json:"max_msgs"`
+	MaxBytes       int64             `json:"max_bytes"`
+	MaxAge         int64             `json:"max_age"` // ns
+	MaxMsgsPer     int64             `json:"max_msgs_per_subject"`
+	MaxMsgSize     int32             `json:"max_msg_size"`
+	Discard        string            `json:"discard"`
+	DiscardNewPer  bool              `json:"discard_new_per_subject,omitempty"`
+	Storage        string            `json:"storage"`
+	Replicas       int               `json:"num_replicas"`
+	Duplicates     int64             `json:"duplicate_window,omitempty"` // ns
+	AllowDirect    bool              `json:"allow_direct"`
+	AllowAtomic    bool              `json:"allow_atomic,omitempty"`
+	AllowMsgTTL    bool              `json:"allow_msg_ttl,omitempty"`
+	PersistMode    string            `json:"persist_mode,omitempty"`
+	Metadata       map[string]string `json:"metadata,omitempty"`
+	Sealed         bool              `json:"sealed,omitempty"`
+	NoAck          bool              `json:"no_ack,omitempty"`
+	Mirror         any               `json:"mirror,omitempty"`
+	RePublishTo    any               `json:"republish,omitempty"`
+	SubjectMapping any               `json:"subject_transform,omitempty"`
 }
 
 type streamInfo struct {
@@ -162,13 +163,22 @@ func (s *streamInfo) info() transport.Info {
 			Name: c.Name, Subjects: c.Subjects, MaxAge: time.Duration(c.MaxAge),
 			MaxBytes: max(c.MaxBytes, 0), PerSubject: max(c.MaxMsgsPer, 0), DiscardNew: c.Discard == "new", Description: c.Description,
 		},
-		Created: s.Created.UTC(), First: s.State.First, Last: s.State.Last,
+		Created: s.born(), First: s.State.First, Last: s.State.Last,
 		Messages: s.State.Messages, Bytes: s.State.Bytes, Replicas: max(c.Replicas, 1), Lossy: c.lossy(),
 	}
 	if info.Messages == 0 {
 		info.First = info.Last + 1
 	}
 	return info
+}
+
+// born is when the stream was made; of a restored one, when the stream was that it was restored from: positions in it are still good.
+// A restore into a cluster makes a new creation time (server 2.15.2), so that it is kept beside.
+func (s *streamInfo) born() time.Time {
+	if at, err := time.Parse(time.RFC3339Nano, s.Config.Metadata[createdMetadata]); err == nil {
+		return at.UTC()
+	}
+	return s.Created.UTC()
 }
 
 // haunted tells whether a stream that was made just now holds messages of an earlier one: when a stream is
