@@ -100,6 +100,50 @@ func parsePlace(place string) (number int, after []byte, err error) {
 	return int(n), b[w:], nil
 }
 
+// Snapshot makes each partition on this node take a snapshot of its state as it is now, and waits until they are
+// announced and what they make needless is deleted.
+func (r *Running) Snapshot(ctx context.Context) error {
+	want := make(map[*cell]uint64)
+	for _, c := range r.all() {
+		if c.dead() {
+			return fmt.Errorf("partition %s has stopped: %w", c.name, c.why())
+		}
+		if err := c.ask(ctx, func(p *Partition) error {
+			want[c] = p.meta.Sequence
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	for len(want) > 0 {
+		for c, at := range want {
+			done := false
+			if err := c.ask(ctx, func(p *Partition) error {
+				switch s := &p.snapshots; {
+				case s.writing != nil:
+				case p.meta.SnapshotSequence >= at:
+					done = true
+				case s.faults > 0 && p.ports.Clock.Now().Before(s.after):
+					return fmt.Errorf("partition %s: the snapshot has come to nothing; the log says why", p.name)
+				default:
+					p.beginSnapshot()
+					c.moveSnapshot()
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+			if done {
+				delete(want, c)
+			}
+		}
+		if err := r.system.clock.Sleep(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // DeadLetters returns up to limit dead letters from a place on, and the next place.
 func (r *Running) DeadLetters(ctx context.Context, place string, limit int, filter LetterFilter) (letters []Letter, next string, err error) {
 	number, after, err := parsePlace(place)

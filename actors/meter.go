@@ -15,6 +15,9 @@ type Meter struct {
 	// Call is called for a sample of the calls of functions, if set, with the time that one took (seconds).
 	Call func(flow, step, function, mode string, took float64)
 
+	// Snapshots that were announced, and the bytes of the chunks that were written for them.
+	Snapshots, SnapshotBytes atomic.Uint64
+
 	batches    atomic.Uint64
 	mu         sync.Mutex
 	steps      map[[2]string]*StepMeter

@@ -127,6 +127,8 @@ func (p *Partition) announceSnapshot(ctx context.Context) error {
 		return fmt.Errorf("partition %s: install the announcement of %s: %w", p.name, name, err)
 	}
 	s.count, s.faults = s.count+1, 0
+	p.ports.Meter.Snapshots.Add(1)
+	p.ports.Meter.SnapshotBytes.Add(w.stored)
 	w.tidy() // from here on what it does may be left to the next snapshot
 	if w.lost {
 		p.ports.Logger.Warn("the snapshot before is not whole; the log and older snapshots stay until the next one", "partition", p.name, "snapshot", p.meta.SnapshotBefore)

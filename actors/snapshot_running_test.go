@@ -45,6 +45,10 @@ func TestSnapshotsOfARunningFlow(t *testing.T) {
 	if n := b.total(r, "count"); n != int64(published) {
 		t.Errorf("%d events counted, %d published", n, published)
 	}
+	before := b.system.meter.Snapshots.Load()
+	if err := r.Snapshot(ctx); err != nil || b.system.meter.Snapshots.Load() < before+2 || b.system.meter.SnapshotBytes.Load() == 0 {
+		t.Errorf("asked for: %v, %d snapshots after %d", err, b.system.meter.Snapshots.Load(), before)
+	}
 	if err := r.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}

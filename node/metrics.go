@@ -104,6 +104,8 @@ var (
 	metricLive        = describe("kisflow_live_actors", "Function instances in memory.", prometheus.GaugeValue)
 	metricLiveBytes   = describe("kisflow_live_actor_bytes", "About what the function instances in memory take.", prometheus.GaugeValue)
 	metricStateBytes  = describe("kisflow_state_disk_bytes", "Bytes of the store of states on disk.", prometheus.GaugeValue)
+	metricSnapshots   = describe("kisflow_snapshots_total", "Snapshots of partitions that were written and announced.", prometheus.CounterValue)
+	metricSnapBytes   = describe("kisflow_snapshot_bytes_total", "Bytes that were written for snapshots: what had changed, compressed.", prometheus.CounterValue)
 	metricWorkers     = describe("kisflow_script_workers", "Worker processes for scripts.", prometheus.GaugeValue)
 	metricKilled      = describe("kisflow_script_workers_killed_total", "Workers for scripts that died, or had to be killed, over a row.", prometheus.CounterValue)
 	metricLookups     = describe("kisflow_lookup_total", "Rows of a look-up by what became of their key: found or missing when the connector was asked, cached, error.", prometheus.CounterValue, "flow", "step", "result")
@@ -112,7 +114,7 @@ var (
 	metricFlowCount   = describe("flow_schedule_cnts", "Batches of a flow.", prometheus.GaugeValue, "flow_name")
 	metricFuncCount   = describe("func_schedule_cnts", "Calls of a function.", prometheus.GaugeValue, "func_name", "func_mode")
 	metricDescribable = []metric{metricCalls, metricRows, metricOut, metricErrors, metricSetAside, metricDropped, metricWaited, metricSent, metricTimers, metricExpired, metricWatermark, metricLag,
-		metricWaiting, metricDead, metricKeys, metricPartitions, metricRecovery, metricLive, metricLiveBytes, metricStateBytes, metricWorkers, metricKilled, metricLookups, metricDataTotal, metricFlowData, metricFlowCount, metricFuncCount}
+		metricWaiting, metricDead, metricKeys, metricPartitions, metricRecovery, metricLive, metricLiveBytes, metricStateBytes, metricSnapshots, metricSnapBytes, metricWorkers, metricKilled, metricLookups, metricDataTotal, metricFlowData, metricFlowCount, metricFuncCount}
 )
 
 // Describe implements prometheus.Collector.
@@ -156,6 +158,8 @@ func (c *engineCollector) Collect(ch chan<- prometheus.Metric) {
 	put(metricLive, float64(live))
 	put(metricLiveBytes, float64(bytes))
 	put(metricStateBytes, float64(c.n.diskBytes()))
+	put(metricSnapshots, float64(c.n.meter.Snapshots.Load()))
+	put(metricSnapBytes, float64(c.n.meter.SnapshotBytes.Load()))
 	if c.n.planner != nil {
 		c.n.planner.lookups.each(func(flow, step string, l *functions.LookupCounts) {
 			put(metricLookups, float64(l.Found.Load()), flow, step, "found")
