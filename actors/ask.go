@@ -37,12 +37,12 @@ type Read struct {
 // State asks the function instance of a step's key for its committed state. With ErrNoState the answer's Commit is set all
 // the same.
 func (r *Running) State(ctx context.Context, step string, key kis.Key, read Read) (KeyState, error) {
-	s, err := r.Definition().StepOf(step)
+	f := r.Definition()
+	s, err := f.StepOf(step)
 	if err != nil {
 		return KeyState{}, err
 	}
-	stage, number := r.partitionOfKey(s, key)
-	e, err := stateQuestion.ask(ctx, r, stage, number, stateOf{step, []byte(key.Canonical()), read.Consistent, read.AtLeast})
+	e, err := stateQuestion.ask(ctx, r, f.ownerOf(s, key.Slot()), stateOf{step, []byte(key.Canonical()), read.Consistent, read.AtLeast})
 	if err != nil {
 		return KeyState{}, err
 	}
@@ -55,7 +55,8 @@ func (r *Running) State(ctx context.Context, step string, key kis.Key, read Read
 // States returns up to limit keys of a step with their states, from a place on ("" for the first page), and
 // the place of the next page ("" after the last). With prefix only keys whose text begins so are returned.
 func (r *Running) States(ctx context.Context, step, place string, limit int, prefix string) (entries []KeyState, next string, err error) {
-	s, err := r.Definition().StepOf(step)
+	f := r.Definition()
+	s, err := f.StepOf(step)
 	if err != nil {
 		return nil, "", err
 	}
@@ -63,8 +64,8 @@ func (r *Running) States(ctx context.Context, step, place string, limit int, pre
 	if err != nil {
 		return nil, "", err
 	}
-	for ; number < r.partitions(); number++ {
-		l, err := statesQuestion.ask(ctx, r, stageName(s.Must), number, pageOf{step, after, limit - len(entries), prefix})
+	for ; number < f.Partitions; number++ {
+		l, err := statesQuestion.ask(ctx, r, f.partitionID(stageName(s.Must), number), pageOf{step, after, limit - len(entries), prefix})
 		if err != nil {
 			return entries, "", err
 		}
@@ -151,7 +152,7 @@ func (r *Running) DeadLetters(ctx context.Context, place string, limit int, filt
 		return nil, "", err
 	}
 	for places := r.places(); number < len(places); number++ {
-		l, err := lettersQuestion.ask(ctx, r, places[number].Stage, places[number].Number, lettersOf{after, limit - len(letters), filter})
+		l, err := lettersQuestion.ask(ctx, r, places[number], lettersOf{after, limit - len(letters), filter})
 		if err != nil {
 			return letters, "", err
 		}
@@ -169,7 +170,7 @@ func (r *Running) DeadLetter(ctx context.Context, id string) (l Letter, err erro
 	if err != nil {
 		return l, err
 	}
-	return letterQuestion.ask(ctx, r, at.Stage, at.Number, key)
+	return letterQuestion.ask(ctx, r, at, key)
 }
 
 func (r *Running) letter(id string) (PartitionID, []byte, error) {
@@ -191,7 +192,7 @@ const maxLetters = 500
 // Retry takes dead letters up again. It returns how many, and why others were left.
 func (r *Running) Retry(ctx context.Context, ids []string) (n int, left []error, err error) {
 	err = r.eachLetters(ids, func(at PartitionID, keys [][]byte) error {
-		a, err := retryCommand.ask(ctx, r, at.Stage, at.Number, keys)
+		a, err := retryCommand.ask(ctx, r, at, keys)
 		n += a.N
 		for _, l := range a.Left {
 			left = append(left, errors.New(l))
@@ -204,7 +205,7 @@ func (r *Running) Retry(ctx context.Context, ids []string) (n int, left []error,
 // DropLetters removes dead letters.
 func (r *Running) DropLetters(ctx context.Context, ids []string) (n int, err error) {
 	err = r.eachLetters(ids, func(at PartitionID, keys [][]byte) error {
-		k, err := dropCommand.ask(ctx, r, at.Stage, at.Number, keys)
+		k, err := dropCommand.ask(ctx, r, at, keys)
 		n += k
 		return err
 	})

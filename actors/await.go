@@ -21,7 +21,7 @@ func OriginMark(m transport.Message) string {
 func (r *Running) Marks(ctx context.Context) (map[string]bool, error) {
 	marks := make(map[string]bool)
 	for _, at := range r.places() {
-		m, err := markQuestion.ask(ctx, r, at.Stage, at.Number, struct{}{})
+		m, err := markQuestion.ask(ctx, r, at, struct{}{})
 		if err != nil {
 			return nil, err
 		}
@@ -127,21 +127,23 @@ func (r *Running) isPast(ctx context.Context, marks map[string]uint64) (bool, er
 // StatesOf returns the committed states of some keys of a step, those that have one: with one question to each
 // partition.
 func (r *Running) StatesOf(ctx context.Context, step string, keys []kis.Key) (map[string]KeyState, error) {
-	s, err := r.Definition().StepOf(step)
+	f := r.Definition()
+	s, err := f.StepOf(step)
 	if err != nil {
 		return nil, err
 	}
-	of := make(map[int][][]byte)
+	of := make(map[PartitionID][][]byte)
 	for _, k := range keys {
-		_, number := r.partitionOfKey(s, k)
-		of[number] = append(of[number], []byte(k.Canonical()))
+		id := f.ownerOf(s, k.Slot())
+		of[id] = append(of[id], []byte(k.Canonical()))
 	}
 	states := make(map[string]KeyState, len(keys))
-	for number := range r.partitions() {
-		if len(of[number]) == 0 {
+	for number := range f.Partitions {
+		id := f.partitionID(stageName(s.Must), number)
+		if len(of[id]) == 0 {
 			continue
 		}
-		found, err := statesOfQuestion.ask(ctx, r, stageName(s.Must), number, statesOf{step, of[number]})
+		found, err := statesOfQuestion.ask(ctx, r, id, statesOf{step, of[id]})
 		if err != nil {
 			return nil, err
 		}

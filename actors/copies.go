@@ -40,7 +40,7 @@ func (r *Running) keepCopies() {
 	var want []*warmCopy
 	var names []string
 	for _, must := range f.Stages() {
-		for number := range r.partitions() {
+		for number := range f.Partitions {
 			name := f.partitionName(stageName(must), number)
 			if r.cell(name) == nil && r.system.role(r.name, stageName(must), number) == Copy {
 				names = append(names, name)
@@ -74,7 +74,7 @@ func (r *Running) keepCopies() {
 // bare is a partition that runs nothing.
 func (r *Running) bare(f *Flow, must []string, number int) *Partition {
 	stage := stageName(must)
-	return &Partition{flow: f, stage: stage, must: must, number: number, of: r.partitions(), name: f.partitionName(stage, number), warm: true,
+	return &Partition{flow: f, stage: stage, must: must, number: number, of: f.Partitions, name: f.partitionName(stage, number), warm: true,
 		ports: Ports{r.system.streams, r.system.objects, nil, r.system.clock, r.system.log, r.system.meter, nil}, opt: r.system.opt,
 		stream: LogStream(f.Name), subject: logSubject(f.Name, stage, number, f.Generation), targets: make(map[string]*target)}
 }
@@ -269,7 +269,7 @@ func (r *Running) Caught(ctx context.Context, wanted func(stage string, number i
 	caught := true
 	f := r.Definition()
 	for _, must := range f.Stages() {
-		for number := range r.partitions() {
+		for number := range f.Partitions {
 			stage := stageName(must)
 			if !wanted(stage, number) || r.cell(f.partitionName(stage, number)) != nil {
 				continue

@@ -161,7 +161,7 @@ func (r *Running) follow(ctx context.Context, reopen bool) error {
 // beginOpening begins to open cells; each asks for another look at the placement when it has.
 func (r *Running) beginOpening(open which) (int, error) {
 	stages := r.Definition().Stages()
-	opened := make(chan error, r.partitions()*len(stages))
+	opened := make(chan error, r.Definition().Partitions*len(stages))
 	n, err := r.beginOpen(stages, open, opened)
 	if n > 0 {
 		r.wg.Go(func() {

@@ -36,6 +36,12 @@ func (f *Flow) partitionID(stage string, number int) PartitionID {
 	return PartitionID{f.Name, stage, number, max(1, f.Generation)}
 }
 
+// ownerOf is the partition that owns a step's key, by the key's slot: this is how a virtual actor's identity, flow, step and
+// key, finds where it lives. The flow runs.
+func (f *Flow) ownerOf(s *Step, slot uint16) PartitionID {
+	return f.partitionID(stageName(s.Must), partitionOf(slot, f.Partitions))
+}
+
 // ErrElsewhere: the partition does not run on this node.
 var ErrElsewhere = errors.New("the partition does not run here")
 
@@ -191,8 +197,7 @@ func (q question[Q, A]) encoded(ctx context.Context, p *Partition, body []byte) 
 }
 
 // ask asks a partition of the flow, here or on another node.
-func (q question[Q, A]) ask(ctx context.Context, r *Running, stage string, number int, in Q) (out A, err error) {
-	id := r.Definition().partitionID(stage, number)
+func (q question[Q, A]) ask(ctx context.Context, r *Running, id PartitionID, in Q) (out A, err error) {
 	if c := r.cell(id.String()); c != nil {
 		var a A // of this question alone: it may be answered when nobody waits any more
 		f := func(p *Partition) (err error) {
@@ -391,7 +396,7 @@ func (r *Running) places() []PartitionID {
 	var all []PartitionID
 	f := r.Definition()
 	for _, must := range f.Stages() {
-		for number := range r.partitions() {
+		for number := range f.Partitions {
 			all = append(all, f.partitionID(stageName(must), number))
 		}
 	}

@@ -225,13 +225,14 @@ func (p *Partition) unwait(w *work, step string, value []byte) error {
 
 // CountKeys counts the keys of a step that have a state, up to a limit.
 func (r *Running) CountKeys(ctx context.Context, step string, limit int) (int, error) {
-	s, err := r.Definition().StepOf(step)
+	f := r.Definition()
+	s, err := f.StepOf(step)
 	if err != nil {
 		return 0, err
 	}
 	n := 0
-	for number := 0; number < r.partitions() && n < limit; number++ {
-		k, err := countKeysQuestion.ask(ctx, r, stageName(s.Must), number, countOf{step, limit - n})
+	for number := 0; number < f.Partitions && n < limit; number++ {
+		k, err := countKeysQuestion.ask(ctx, r, f.partitionID(stageName(s.Must), number), countOf{step, limit - n})
 		if n += k; err != nil {
 			return n, err
 		}
@@ -276,7 +277,7 @@ func (s *System) Remove(ctx context.Context, f *Flow, what Removal) (removed int
 		}
 	}
 	for _, must := range stages {
-		for number := range f.partitions(s.opt.Partitions) {
+		for number := range f.Partitions {
 			p, err := s.takeOver(ctx, f, must, number) // its store may hold less than its log, or nothing
 			if err != nil {
 				return removed, err

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/kisflow/kisflow/kis"
 	"github.com/kisflow/kisflow/proto"
 	"github.com/kisflow/kisflow/state"
 	"github.com/kisflow/kisflow/transport"
@@ -197,8 +196,9 @@ func (s *System) Start(ctx context.Context, f *Flow) (*Running, error) {
 	return r, nil
 }
 
-// ensure creates the flow's own streams.
+// ensure creates the flow's own streams, and fills in what it leaves to the system.
 func (s *System) ensure(ctx context.Context, f *Flow) error {
+	f.Partitions = f.partitions(s.opt.Partitions)
 	if _, err := s.streams.Ensure(ctx, transport.Config{Name: LogStream(f.Name), Subjects: []string{LogSubjects(f.Name)},
 		Description: "partition logs of flow " + f.Name}); err != nil {
 		return fmt.Errorf("flow %s: log: %w", f.Name, err)
@@ -234,7 +234,7 @@ const (
 
 // openStages does so for some stages, and waits for their partitions.
 func (r *Running) openStages(ctx context.Context, stages [][]string, all bool) error {
-	opened := make(chan error, r.partitions()*len(stages))
+	opened := make(chan error, r.Definition().Partitions*len(stages))
 	open := passing
 	if all {
 		open = every
@@ -257,7 +257,7 @@ func (r *Running) openStages(ctx context.Context, stages [][]string, all bool) e
 func (r *Running) beginOpen(stages [][]string, open which, opened chan<- error) (n int, err error) {
 	s, f := r.system, r.Definition()
 	for _, must := range stages {
-		for number := range f.partitions(s.opt.Partitions) {
+		for number := range f.Partitions {
 			name := f.partitionName(stageName(must), number)
 			if s.role(r.name, stageName(must), number) != Owner {
 				continue
@@ -335,9 +335,6 @@ func (r *Running) cellAt(stage string, number int) *cell {
 	return r.byName[r.flow.partitionName(stage, number)]
 }
 
-// partitions is the number of partitions of a stage.
-func (r *Running) partitions() int { return r.Definition().partitions(r.system.opt.Partitions) }
-
 func (r *Running) all() []*cell {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -362,7 +359,7 @@ func (r *Running) receives(f *Flow, input int) bool {
 
 // newDealer makes the dealer of an input for the partitions that are here.
 func (r *Running) newDealer(f *Flow, input int) *Dealer {
-	d := NewDealer(f, input, f.partitions(r.system.opt.Partitions), r)
+	d := NewDealer(f, input, f.Partitions, r)
 	if r.system.placed() {
 		d.Only(func(stage string, number int) bool { // one that recovers would hold the others up
 			c := r.cellAt(stage, number)
@@ -811,7 +808,7 @@ func (r *Running) Readers(stream string) (names []string) {
 		if f.Inputs[i].Stream != stream || f.Inputs[i].Kind == HandOff {
 			continue
 		}
-		for number := range r.partitions() {
+		for number := range f.Partitions {
 			names = append(names, f.partitionName(stageName(entryStage(f, f.Inputs[i].Step)), number))
 		}
 	}
@@ -1297,10 +1294,4 @@ func (r *Running) Definition() *Flow {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.flow
-}
-
-// partitionOfKey is the partition that owns a step's key: this is how a virtual actor's identity, flow, step and key, finds
-// where it lives.
-func (r *Running) partitionOfKey(s *Step, key kis.Key) (stage string, number int) {
-	return stageName(s.Must), partitionOf(key.Slot(), r.partitions())
 }

@@ -120,7 +120,8 @@ func (s *System) latestOf(ctx context.Context, at saver, must, keys []string, fo
 	if r == nil {
 		return fmt.Errorf("%w: flow %s does not run", ErrNoTable, at.flow)
 	}
-	places := make([][]int, r.partitions())
+	f := r.Definition()
+	places := make([][]int, f.Partitions)
 	for i, k := range keys {
 		n := partitionOf(kis.SlotOf(k), len(places))
 		places[n] = append(places[n], i)
@@ -133,7 +134,7 @@ func (s *System) latestOf(ctx context.Context, at saver, must, keys []string, fo
 		for i, k := range of {
 			q.Keys[i] = []byte(keys[k])
 		}
-		states, err := keptQuestion.ask(ctx, r, stageName(must), n, q)
+		states, err := keptQuestion.ask(ctx, r, f.partitionID(stageName(must), n), q)
 		if err != nil {
 			return err
 		}
