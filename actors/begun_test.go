@@ -170,7 +170,7 @@ func TestAStepThatGetsAKey(t *testing.T) {
 			}
 		}
 		for _, p := range append([]*Partition{was, other}, k.parts...) {
-			if n, err := p.remove(t.Context(), Removal{Step: "s", Before: 2}, stands); n != 0 || err != nil {
+			if n, err := p.remove(t.Context(), Removal{Step: "s", Before: 2, Rows: true}, stands); n != 0 || err != nil {
 				t.Errorf("%s: %d keys removed, %v, want none", p.name, n, err)
 			}
 		}

@@ -677,6 +677,15 @@ func (p *Partition) Accept(ctx context.Context, input int, created int64, sequen
 	return p.finish(ctx, w)
 }
 
+// Follow takes an input over from another stage at the place up to which that has read it. A partition that has read further,
+// before another stage did, reads on from there: nothing is read twice.
+func (p *Partition) Follow(ctx context.Context, input int, created int64, sequence uint64) error {
+	if pos := p.position(input); pos != nil && pos.Created == created && pos.Sequence >= sequence {
+		return nil
+	}
+	return p.Accept(ctx, input, created, sequence)
+}
+
 // Tick does what time asks for: rows whose retry is due, a record of what was settled or read since the last
 // one, a snapshot that is worth its while. Placement calls it about every second while Restless says so.
 func (p *Partition) Tick(ctx context.Context) error {

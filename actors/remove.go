@@ -86,6 +86,8 @@ type Removal struct {
 	// Before is the revision from which on the step was gone, or began anew: what was written under it and later is
 	// not to be removed. 0: all of it is.
 	Before uint64
+	// Rows says that the rows that wait at the step go as well: it was taken out, or has another key.
+	Rows bool
 }
 
 // Remove removes what a step has left here: the states and timers of its keys. The rows that wait at a step that is
@@ -98,7 +100,7 @@ func (p *Partition) Remove(ctx context.Context, r Removal) (int, error) {
 	return p.remove(ctx, r, false)
 }
 
-// remove is Remove; a flow that stands has not run since the step was gone.
+// remove is Remove; a flow that stands has not run since a step of the name is back.
 func (p *Partition) remove(ctx context.Context, r Removal, stands bool) (removed int, err error) {
 	i := p.stepNamed(r.Step)
 	here := i >= 0 && p.steps[i].here
@@ -200,13 +202,15 @@ func (p *Partition) waitsForFormer(r Removal, s *step, k []byte, stands bool) bo
 	}
 	_, err = kis.KeyFromCanonical(s.Must, string(key))
 	switch fits := err == nil; {
+	case !r.Rows:
+		return false
 	case !s.keyed:
 		_, err := kis.KeyFromCanonical(r.Must, string(key))
 		return len(r.Must) > 0 && err == nil
 	case !fits:
 		return true
 	}
-	return stands && stageName(r.Must) == s.stage
+	return stands && stageName(r.Must) == s.stage // it was taken out, and is back
 }
 
 // unwait makes a row that waits at a step a dead letter.

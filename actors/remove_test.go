@@ -44,16 +44,16 @@ func TestRemoveStep(t *testing.T) {
 	if n, err := r.CountKeys(t.Context(), "count", 10); n != 10 || err != nil {
 		t.Errorf("%d keys counted up to 10, %v", n, err)
 	}
-	if _, err := r.Remove(t.Context(), Removal{Step: "gate", Must: user, Before: 2}); err == nil {
+	if _, err := r.Remove(t.Context(), Removal{Step: "gate", Must: user, Before: 2, Rows: true}); err == nil {
 		t.Error("a step that is part of the flow was removed")
 	}
 	if err := r.Change(t.Context(), b.flow(2, byID), func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := r.Remove(t.Context(), Removal{Step: "gate", Must: user, Before: 2}); n != 6 || err != nil {
+	if n, err := r.Remove(t.Context(), Removal{Step: "gate", Must: user, Before: 2, Rows: true}); n != 6 || err != nil {
 		t.Errorf("%d keys removed, %v, want 6", n, err)
 	}
-	if n, err := r.Remove(t.Context(), Removal{Step: "gate", Must: user, Before: 2}); n != 0 || err != nil {
+	if n, err := r.Remove(t.Context(), Removal{Step: "gate", Must: user, Before: 2, Rows: true}); n != 0 || err != nil {
 		t.Errorf("a second time: %d keys removed, %v", n, err)
 	}
 	letters := func() {
@@ -101,13 +101,13 @@ func TestRemoveStepOfAFlowThatStands(t *testing.T) {
 	}
 	b.publish(0, 70)
 	b.total(r, "count")
-	if _, err := b.system.Remove(t.Context(), f(), Removal{Step: "count", Must: user}); err == nil {
+	if _, err := b.system.Remove(t.Context(), f(), Removal{Step: "count", Must: user, Rows: true}); err == nil {
 		t.Error("a step was removed under a flow that runs")
 	}
 	if err := r.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := b.system.Remove(t.Context(), f(), Removal{Step: "count", Must: user}); n != 7 || err != nil {
+	if n, err := b.system.Remove(t.Context(), f(), Removal{Step: "count", Must: user, Rows: true}); n != 7 || err != nil {
 		t.Errorf("%d keys removed, %v, want 7", n, err)
 	}
 	if r, err = b.system.Start(t.Context(), f()); err != nil {

@@ -1082,12 +1082,7 @@ func (r *Running) move(ctx context.Context, moves []move) error {
 			if c.stage != stageName(m.must) {
 				continue
 			}
-			if err := c.ask(ctx, func(p *Partition) error {
-				if pos := findPosition(p.meta.Positions, m.d.flow.Inputs[m.d.input].Name); pos != nil && pos.Created == created && pos.Sequence >= at {
-					return nil // it has read further before the stage was another one: back there, nothing is read twice
-				}
-				return p.Accept(ctx, m.d.input, created, at)
-			}); err != nil {
+			if err := c.ask(ctx, func(p *Partition) error { return p.Follow(ctx, m.d.input, created, at) }); err != nil {
 				return fmt.Errorf("partition %s: %w", c.name, err)
 			}
 		}

@@ -19,10 +19,11 @@ type removal struct {
 	Step   string   `json:"step"`
 	Must   []string `json:"must,omitempty"`   // the key that it had
 	Before uint64   `json:"before,omitempty"` // the revision that has made it of no use; 0: all of it goes
+	Rows   bool     `json:"rows,omitempty"`   // the rows that wait at it, too
 }
 
 func (r removal) of() actors.Removal {
-	return actors.Removal{Step: r.Step, Must: r.Must, Before: r.Before}
+	return actors.Removal{Step: r.Step, Must: r.Must, Before: r.Before, Rows: r.Rows || r.Before == 0}
 }
 
 // affected are the flows whose meaning a change of definitions may touch: those that change themselves, and those
@@ -209,8 +210,9 @@ func (n *Node) succession(e *flowEntry, target *flowdef.Set, name string) (leave
 	begun = make(map[string]uint64)
 	for _, s := range flowdef.CompareFlows(base, target, name).Steps {
 		state := n.stateOf(base, target, from, to, &s)
-		if s.From > 0 && (s.Action == flowdef.StepRemoved || s.Rekeyed || state == api.StateIsDropped) {
-			leaves = append(leaves, removal{s.Name, s.MustBefore, revision})
+		gone := s.From > 0 && (s.Action == flowdef.StepRemoved || s.Rekeyed)
+		if gone || state == api.StateIsDropped {
+			leaves = append(leaves, removal{s.Name, s.MustBefore, revision, gone})
 		}
 		switch {
 		case s.To == 0 || !n.stateful(target, s.Function):
