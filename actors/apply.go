@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -24,6 +25,9 @@ type work struct {
 	order      int    // of the item being applied: its outputs leave in its turn
 	piled      bool
 	piles      [][]piled // rows that wait for a Batch function, by step
+	shifts     []shift   // where the watermarks have moved meanwhile
+	shifted    []int     // how many of these a step that piles has seen; nil: none
+	shifting   bool      // timers fire between two rows that have waited
 
 	dirty     []*instance
 	keys      [][]byte
@@ -70,7 +74,7 @@ func (w *work) quiet() bool {
 // begin readies the partition's work for a new batch.
 func (p *Partition) begin() *work {
 	w := &p.w
-	*w = work{now: p.ports.Clock.Now(), positions: append(w.positions[:0], p.carried...), piles: w.piles,
+	*w = work{now: p.ports.Clock.Now(), positions: append(w.positions[:0], p.carried...), piles: w.piles, shifts: w.shifts[:0],
 		dirty: w.dirty[:0], keys: w.keys[:0], values: w.values[:0], outs: w.outs[:0],
 		handed: w.handed[:0], envelopes: w.envelopes[:0], packs: w.packs[:0], bytes: w.bytes[:0]}
 	if len(w.piles) != len(p.steps) {
@@ -151,46 +155,68 @@ func (p *Partition) apply(ctx context.Context, w *work, it *Item, loaded bool) e
 	return p.walkOn(ctx, w, it.Row, it.Meta, it.Step, it.Jumps, false, loaded)
 }
 
-// unpile takes the rows on that wait at Batch functions and behind them, the first step first, until none waits.
+// unpile takes the rows on that wait at Batch functions and behind them, the first step first, until none waits. Each
+// sees the watermark of its place among the rows.
 func (p *Partition) unpile(ctx context.Context, w *work) error {
 	if !w.piled {
 		return nil // all is in the order of the rows
 	}
+	newest := w.order
 	for rounds := 0; w.piled; rounds++ {
 		if rounds > len(p.steps)*(kis.MaxJumps+1) {
 			panic("actors: partition " + p.name + ": jumps without a bound")
 		}
 		w.piled = false
 		for i := range p.steps {
+			s := &p.steps[i]
+			if !s.piles && !s.after {
+				continue
+			}
 			rows := w.piles[i]
-			if len(rows) == 0 {
-				continue
-			}
 			w.piles[i] = nil
-			slices.SortStableFunc(rows, func(a, b piled) int { return a.order - b.order }) // some came straight to this step
-			if p.steps[i].traits.Many {
-				if err := p.callMany(ctx, w, &p.steps[i], rows); err != nil {
+			if len(rows) > 0 {
+				slices.SortStableFunc(rows, func(a, b piled) int { return a.order - b.order }) // some came straight to this step
+				if err := p.passPile(ctx, w, s, rows); err != nil {
 					return err
 				}
-				continue
 			}
-			if p.steps[i].traits.Batch {
-				if err := p.callPile(ctx, w, &p.steps[i], rows); err != nil {
-					return err
-				}
-				continue
-			}
-			for _, r := range rows {
-				w.order = r.order
-				if err := p.walkOn(ctx, w, r.row, r.meta, i, r.jumps, true, r.loaded); err != nil {
-					return err
-				}
+			if err := p.shiftTo(ctx, w, i, p.nextPile(i), math.MaxInt); err != nil {
+				return err
 			}
 		}
 	}
+	w.shifts, w.shifted, w.order = w.shifts[:0], nil, newest
 	slices.SortStableFunc(w.outs, func(a, b out) int { return a.order - b.order })
 	slices.SortStableFunc(w.handed, func(a, b handed) int { return a.order - b.order })
 	return nil
+}
+
+// passPile takes the rows that wait at one step on.
+func (p *Partition) passPile(ctx context.Context, w *work, s *step, rows []piled) error {
+	switch {
+	case s.traits.Many:
+		return p.callMany(ctx, w, s, rows)
+	case s.traits.Batch:
+		return p.callPile(ctx, w, s, rows)
+	}
+	next := p.nextPile(s.index)
+	for _, r := range rows {
+		if err := p.shiftTo(ctx, w, s.index, next, r.order); err != nil {
+			return err
+		}
+		w.order = r.order
+		if err := p.walkOn(ctx, w, r.row, r.meta, s.index, r.jumps, true, r.loaded); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nextPile is the next step behind one at which rows wait for the rest of the batch.
+func (p *Partition) nextPile(i int) int {
+	for i++; i < len(p.steps) && !p.steps[i].piles && !p.steps[i].after; i++ {
+	}
+	return i
 }
 
 // walk takes a row from a step on to where it ends or leaves the partition.
@@ -487,8 +513,12 @@ func (p *Partition) callPile(ctx context.Context, w *work, s *step, rows []piled
 // goOn takes on what rows have caused, in the rows' order.
 func (p *Partition) goOn(ctx context.Context, w *work, s *step, all []caused) error {
 	slices.SortStableFunc(all, func(a, b caused) int { return a.order - b.order })
+	pile := p.nextPile(s.index)
 	for i := range all {
 		c := &all[i]
+		if err := p.shiftTo(ctx, w, s.index, pile, c.order); err != nil {
+			return err
+		}
 		w.order = c.order
 		next, err := p.after(ctx, w, s, &c.call, c.meta, &c.jumps)
 		if err == nil && next.row != nil {

@@ -347,13 +347,15 @@ func (p *Partition) finish(ctx context.Context, w *work) error {
 // applies the rows, and moves the watermarks on. Of a chunk that is too much for one batch the rest stays in the
 // queue; a message is never split.
 func (p *Partition) take(ctx context.Context, w *work) (taken int, err error) {
-	if done, err := p.fireProcessing(ctx, w); !done || err != nil {
+	done, err := p.fireProcessing(ctx, w)
+	if done && err == nil && p.timed { // what the last batch had no room for
+		done, err = p.advance(ctx, w)
+	}
+	if err != nil {
 		return 0, err
 	}
-	if p.timed { // what the last batch had no room for
-		if done, err := p.advance(ctx, w); !done || err != nil {
-			return 0, err
-		}
+	if !done {
+		return 0, p.unpile(ctx, w) // what has fired is part of this batch, to its end
 	}
 	bytes := 0
 	for len(p.queue) > 0 {
@@ -379,7 +381,19 @@ func (p *Partition) take(ctx context.Context, w *work) (taken int, err error) {
 	if len(p.queue) == 0 {
 		p.queue = nil
 	}
-	return taken, p.unpile(ctx, w)
+	return taken, p.passAll(ctx, w)
+}
+
+// passAll takes all rows on that wait for the rest of the batch, and moves the watermarks on with them.
+func (p *Partition) passAll(ctx context.Context, w *work) error {
+	for {
+		if err := p.unpile(ctx, w); err != nil || !p.timed {
+			return err
+		}
+		if done, err := p.advance(ctx, w); !done || err != nil || !w.piled {
+			return err
+		}
+	}
 }
 
 // takeChunk applies a chunk. It says false where the batch was full before all that is due had fired; the items
@@ -463,6 +477,9 @@ func (p *Partition) takeChunk(ctx context.Context, w *work, c *Chunk) (done bool
 
 func (p *Partition) advanceIf(ctx context.Context, w *work) (done bool, err error) {
 	if !p.timed || p.time.finished {
+		if p.timed && w.piled {
+			w.pause()
+		}
 		return true, nil
 	}
 	return p.advance(ctx, w)
@@ -723,7 +740,9 @@ func (p *Partition) tickTimers(ctx context.Context, now time.Time) (done bool, e
 		if err == nil && done && p.timed {
 			done, err = p.advance(ctx, w)
 		}
-		if err == nil {
+		if err == nil && done {
+			err = p.passAll(ctx, w)
+		} else if err == nil {
 			err = p.unpile(ctx, w)
 		}
 		if err != nil {

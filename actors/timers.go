@@ -266,10 +266,10 @@ func (p *Partition) fireDue(ctx context.Context, w *work, step int, domain byte,
 		if err != nil || !due {
 			return err == nil, err
 		}
-		if w.rows+w.fired >= p.opt.BatchRows && w.fired > 0 {
+		if w.rows+w.fired >= p.opt.BatchRows && w.fired > 0 && !w.shifting { // what waits in the batch is part of it
 			return false, nil
 		}
-		if w.piled { // rows that wait in the batch come before what the watermark ends
+		if w.piled && !w.shifting { // rows that wait in the batch come before what the watermark ends
 			if err := p.unpile(ctx, w); err != nil {
 				return false, err
 			}
@@ -322,7 +322,7 @@ func (p *Partition) fire(ctx context.Context, w *work, step int, domain byte, e 
 	}
 	for _, t := range due {
 		if t.name == ttlTimer {
-			err = p.expire(w, s, in, domain)
+			err = p.expire(w, s, in, domain, limit)
 		} else {
 			err = p.callTimer(ctx, w, s, in, kis.Timer{Name: t.name, Domain: kis.TimeDomain(domain), At: moment(t.at)})
 		}
@@ -335,7 +335,9 @@ func (p *Partition) fire(ctx context.Context, w *work, step int, domain byte, e 
 
 // callTimer calls the function for a timer.
 func (p *Partition) callTimer(ctx context.Context, w *work, s *step, in *instance, t kis.Timer) error {
-	w.order++
+	if !w.shifting { // else it has the place of the row before
+		w.order++
+	}
 	meta := &kis.Meta{Sequence: in.sequence, Time: t.At}
 	c, release := s.borrow()
 	defer release()
@@ -421,12 +423,12 @@ func (p *Partition) touchTTL(w *work, s *step, in *instance, metas []*kis.Meta) 
 	}
 }
 
-// expire ends a key's state, unless it was used since.
-func (p *Partition) expire(w *work, s *step, in *instance, domain byte) error {
+// expire ends a key's state, unless it was used since. The limit is the time up to which timers fire.
+func (p *Partition) expire(w *work, s *step, in *instance, domain byte, limit int64) error {
 	if end := add(in.used, s.TTL); s.TTL > 0 && (domain == eventTimers) == s.TTLByEvent {
 		now := w.now.UnixNano()
 		if domain == eventTimers {
-			now = p.arriving(s.index)
+			now = limit
 		}
 		if end > now {
 			p.setTimer(w, in, ttlTimer, domain, end)

@@ -199,13 +199,13 @@ func (p *Partition) note(input int, high int64) {
 	}
 }
 
-// arriving is the watermark that a step's sources say; no lower than what it is.
-func (p *Partition) arriving(i int) int64 {
+// arriving is the watermark that a step's sources say, where at are those of the steps; no lower than what it is.
+func (p *Partition) arriving(i int, at []int64) int64 {
 	t := &p.time
 	low, some := int64(endOfTime), false
 	take := func(w int64) { low, some = min(low, w), true }
 	if t.local[i] {
-		take(t.at[i-1])
+		take(at[i-1])
 	}
 	for _, k := range t.inputs[i] {
 		if w, waits := p.inputMark(k); waits {
@@ -220,9 +220,9 @@ func (p *Partition) arriving(i int) int64 {
 		take(w)
 	}
 	if !some {
-		return t.at[i]
+		return at[i]
 	}
-	return max(low, t.at[i])
+	return max(low, at[i])
 }
 
 // inputMark is an input's watermark, and whether it is waited for.
@@ -302,26 +302,130 @@ func (p *Partition) hear(input int, e *proto.Envelope) {
 }
 
 // advance moves the watermarks on as far as their sources say, and fires what is due on the way. It stops, and
-// says false, when the batch is full: then another batch goes on from there before it takes any more rows.
+// says false, when the batch is full: then another batch goes on from there before it takes any more rows. Where rows of
+// the batch wait at a step, the watermarks from there on move when those have passed (shift).
 func (p *Partition) advance(ctx context.Context, w *work) (done bool, err error) {
-	if p.time.finished {
+	t := &p.time
+	if t.finished {
 		return true, nil
 	}
 	for i := range p.steps {
-		if !p.time.reached[i] {
+		if !t.reached[i] {
 			continue
 		}
-		to := p.arriving(i)
-		if to <= p.time.at[i] {
+		if w.piled && i >= w.firstPile() {
+			return p.shift(ctx, w, i)
+		}
+		to := p.arriving(i, t.at)
+		if to == unknown {
 			continue
 		}
 		if done, err := p.fireDue(ctx, w, i, eventTimers, to); !done || err != nil {
 			return false, err
 		}
-		p.time.at[i] = to
+		t.at[i] = to
 	}
-	p.time.finished = true
+	t.finished = true
 	return true, nil
+}
+
+// shift is a place between two messages of a batch, while rows waited at steps: there the watermarks may have moved, and
+// timers have their turn.
+type shift struct {
+	order int     // of the row before it
+	at    []int64 // the watermark of each step; nil: as before
+}
+
+// pause notes a place between two messages at which no watermark has moved.
+func (w *work) pause() {
+	if n := len(w.shifts); n == 0 || w.shifts[n-1].order < w.order {
+		w.shifts = append(w.shifts, shift{order: w.order})
+	}
+}
+
+// firstPile is the first step at which rows wait for the rest of the batch.
+func (w *work) firstPile() int {
+	return slices.IndexFunc(w.piles, func(rows []piled) bool { return len(rows) > 0 })
+}
+
+// shift notes where the watermarks of the steps from one on have moved: the rows that wait there came before, and are
+// to see them as they were. Where timers are due, those rows pass first.
+func (p *Partition) shift(ctx context.Context, w *work, first int) (done bool, err error) {
+	t := &p.time
+	at := t.at
+	for n := len(w.shifts) - 1; n >= 0; n-- {
+		if w.shifts[n].at != nil {
+			at = w.shifts[n].at
+			break
+		}
+	}
+	at = slices.Clone(at)
+	copy(at, t.at[:first])
+	moved := false
+	for i := first; i < len(p.steps); i++ {
+		if !t.reached[i] {
+			continue
+		}
+		to := p.arriving(i, at)
+		if to == unknown {
+			continue
+		}
+		due := false
+		if p.steps[i].keyed && p.steps[i].runner != nil {
+			if _, due, err = p.timerQueue(i, eventTimers).due(to, p.ports.Store.Scan); err != nil {
+				return false, err
+			}
+		}
+		if due {
+			if err := p.unpile(ctx, w); err != nil {
+				return false, err
+			}
+			return p.advance(ctx, w)
+		}
+		moved = moved || to > at[i]
+		at[i] = to
+	}
+	if moved {
+		w.shifts = append(w.shifts, shift{w.order, at})
+	} else {
+		w.pause()
+	}
+	t.finished = true
+	return true, nil
+}
+
+// shiftTo moves the watermarks of some steps on as far as they had come before the row of an order, and fires what the
+// rows before it have made due.
+func (p *Partition) shiftTo(ctx context.Context, w *work, from, to, order int) error {
+	if w.shifted == nil && len(w.shifts) > 0 {
+		w.shifted = make([]int, len(p.steps))
+	}
+	for len(w.shifts) > 0 && w.shifted[from] < len(w.shifts) {
+		s := &w.shifts[w.shifted[from]]
+		if s.order >= order {
+			return nil
+		}
+		w.shifted[from]++
+		if s.at == nil && p.time.finished {
+			continue // no timer was set
+		}
+		w.order, w.shifting = s.order, true
+		for i := from; i < to; i++ {
+			limit := p.time.at[i]
+			if s.at != nil {
+				limit = max(limit, s.at[i])
+			}
+			if !p.time.reached[i] || limit == unknown {
+				continue
+			}
+			if _, err := p.fireDue(ctx, w, i, eventTimers, limit); err != nil {
+				return err
+			}
+			p.time.at[i] = limit
+		}
+		w.shifting = false
+	}
+	return nil
 }
 
 // How often partitions that hand over no rows say how far they are: to the flow's own stages, to the readers of a
