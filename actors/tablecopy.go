@@ -151,7 +151,7 @@ func (r *Running) allCopied(ctx context.Context, f *Flow, input int) (bool, erro
 		if c := r.cell(f.partitionName(stage, number)); c != nil && !c.leaving.Load() {
 			has, err = hasCopy(c.p.ports.Store, mark)
 		} else {
-			has, err = copiedQuestion.ask(ctx, r, stage, number, mark)
+			has, err = copiedQuestion.ask(ctx, r, f.partitionID(stage, number), mark)
 		}
 		if err != nil || !has {
 			return false, err
@@ -226,12 +226,12 @@ func (r *Running) copyPages(ctx context.Context, d *deal, dealer *Dealer) error 
 		if from == nil {
 			return fmt.Errorf("%w: flow %s does not run", ErrNoTable, s.flow)
 		}
-		for number := range from.partitions() {
+		for number := range from.Definition().Partitions {
 			for q := (keptPageOf{Step: s.step.Name, Begun: s.step.Begun}); ; {
 				if err := d.reads.Err(); err != nil {
 					return err
 				}
-				page, err := keptPageQuestion.ask(ctx, from, stageName(s.step.Must), number, q)
+				page, err := keptPageQuestion.ask(ctx, from, from.Definition().partitionID(stageName(s.step.Must), number), q)
 				if err == nil {
 					err = dealer.copyPage(ctx, page.States)
 				}
