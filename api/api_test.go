@@ -215,8 +215,12 @@ func TestClient(t *testing.T) {
 		"Flow none":          func(b api.Backend) (any, error) { return b.Flow(ctx, "a/b c?d#%") },
 		"Flow dots":          func(b api.Backend) (any, error) { return b.Flow(ctx, "..") },
 		"Lag":                func(b api.Backend) (any, error) { return b.Lag(ctx, "OrderTotals", api.Page{Limit: 5}) },
-		"State":              func(b api.Backend) (any, error) { return b.State(ctx, "OrderTotals", "totals", []string{"userid=2"}, api.Read{}) },
-		"State none":         func(b api.Backend) (any, error) { return b.State(ctx, "OrderTotals", "totals", []string{"userid=9"}, api.Read{}) },
+		"State": func(b api.Backend) (any, error) {
+			return b.State(ctx, "OrderTotals", "totals", []string{"userid=2"}, api.Read{})
+		},
+		"State none": func(b api.Backend) (any, error) {
+			return b.State(ctx, "OrderTotals", "totals", []string{"userid=9"}, api.Read{})
+		},
 		"State wrong": func(b api.Backend) (any, error) {
 			return b.State(ctx, "OrderTotals", "totals", []string{"a=b", "c=d&e"}, api.Read{})
 		},

@@ -121,7 +121,7 @@ type looker struct {
 	fields  []emit   // of a canonical key; nil: a key is a text
 	must    []string // their names
 	keyed   []kis.Value
-	sets    []emit   // nil: all fields that the row lacks
+	sets    []emit // nil: all fields that the row lacks
 	missing string
 	build   kis.Builder
 	values  []kis.Value
