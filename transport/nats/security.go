@@ -19,14 +19,21 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// Secret is a password or a token. However it is printed, it shows itself as ***.
+// Secret is a password or a token. However it is printed, it shows itself as ***, or as nothing where there is none.
 type Secret string
 
+func (s Secret) shown() string {
+	if s == "" {
+		return ""
+	}
+	return "***"
+}
+
 // Format implements fmt.Formatter for all verbs.
-func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "***") }
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.shown()) }
 
 // MarshalText implements encoding.TextMarshaler, for JSON and logs.
-func (Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.shown()), nil }
 
 // User is who may connect: a name with a password, or a token.
 type User struct {

@@ -144,6 +144,9 @@ func TestSecretIsNotShown(t *testing.T) {
 	if strings.Contains(all, canary) || strings.Contains(all, fmt.Sprintf("%x", canary)) {
 		t.Errorf("shown: %s", all)
 	}
+	if text, err := json.Marshal(User{}); err != nil || strings.Contains(string(text), "*") {
+		t.Errorf("nobody is shown as %s, %v", text, err)
+	}
 	for _, bad := range []string{"nats://u:" + canary + "@127.0.0.1:1", "nats://" + canary + "@127.0.0.1:1", "u:" + canary + "@127.0.0.1:1", "nats://u:" + canary + "@[::1", "nats://h:1,nats://u:" + canary + "@%zz"} {
 		if _, err := Connect(t.Context(), ConnectOptions{URL: bad}); err == nil || strings.Contains(err.Error(), canary) {
 			t.Errorf("connected to nothing: %v", err)
