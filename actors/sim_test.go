@@ -79,7 +79,7 @@ func TestSimulation(t *testing.T) {
 		"crash before store install", "crash before put_object", "doubt after append", "doubt after publish", "doubt before append", "doubt before publish",
 		"late append", "late publish", "late write", "refused append", "refused publish", "refused put_object", "refused get_object", "refused next", "store refused",
 		"installs lost", "store cleared", "store corrupt", "snapshot", "snapshot damaged", "newest snapshot lost", "chunk shared", "chunk of a run shared", "snapshot over epochs", "said: the store was brought up to a snapshot", "said: the snapshot before is not whole",
-		"crash before list_objects", "crash after list_objects", "crash after put_object", "crash before delete_object", "crash after delete_object", "crash after cut", "refused list_objects", "refused delete_object", "hand-offs cut", "fenced", "zombie", "stolen in the middle",
+		"crash before list_objects", "crash after list_objects", "crash after put_object", "crash before delete_object", "crash after delete_object", "refused cut", "refused list_objects", "refused delete_object", "hand-offs cut", "fenced", "zombie", "stolen in the middle",
 		"retried letters", "dropped parked rows", "revised", "queue full", "timed", "told the time"} {
 		if !has(total, k) {
 			t.Errorf("it never came to: %s", k)

@@ -162,7 +162,7 @@ func TestASnapshotWritesWhatHasChanged(t *testing.T) {
 	if err != nil || info.First != p.meta.SnapshotBeforeSequence {
 		t.Errorf("the log begins at %d, %v; the snapshot before is of %d", info.First, err, p.meta.SnapshotBeforeSequence)
 	}
-	p = k.mustOpen()
+	k.mustOpen()
 	k.note(8, "again")
 	if m := k.snapshot(); ofPlace(m) != 1 || m.Epoch != 2 || len(m.Epochs) != 1 || m.Epochs[0].Epoch != 2 {
 		t.Errorf("the next owner, of epoch %d, wrote %d chunks, and knows of epochs %v", m.Epoch, ofPlace(m), m.Epochs)
@@ -287,7 +287,7 @@ func TestAnOldStoreCatchesUp(t *testing.T) {
 	}
 	k.db = old
 	k.log.Reset()
-	p = k.mustOpen()
+	k.mustOpen()
 	same(t, "the state", k.dump(), want...)
 	if !strings.Contains(k.log.String(), "brought up to a snapshot") || strings.Contains(k.log.String(), "not usable") {
 		t.Errorf("it says\n%s", k.log.String())
@@ -641,7 +641,7 @@ func TestTheFormerFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.lose()
-	p = k.mustOpen()
+	k.mustOpen()
 	same(t, "the state from the former one before", k.dump(), want...)
 	for range 3 {
 		k.snapshot()

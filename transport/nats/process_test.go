@@ -134,14 +134,6 @@ func (n *node) kill() {
 	n.cmd = nil
 }
 
-func urls(nodes []*node) string {
-	var all []string
-	for _, n := range nodes {
-		all = append(all, "nats://"+n.opt.Listen)
-	}
-	return strings.Join(all, ",")
-}
-
 // streamLeader is the name of the server that leads a stream.
 func streamLeader(t testing.TB, c *Conn, stream string) string {
 	t.Helper()

@@ -96,7 +96,7 @@ func (o Options) validate() (*standing, error) {
 			p = at
 		}
 		if o.Name == defaultName || strings.ContainsAny(o.Name, " \t\r\n.*>") {
-			errs = append(errs, fmt.Errorf("Name is %q; in a cluster each server needs its own, without white space or any of . * >", o.Name))
+			errs = append(errs, fmt.Errorf("the option Name is %q; in a cluster each server needs its own, without white space or any of . * >", o.Name))
 		}
 	}
 	if o.Dir == "" && p.member {
