@@ -22,10 +22,10 @@ const (
 // decide writes tables: what this node has to say about its own moves, and what follows from who is there.
 func (c *Cluster) decide() {
 	pause := decidePause
-	var looked time.Duration
+	looked := c.clock.Now() - lookEvery // no zero: a clock may begin there, and every change would be another look
 	for {
 		changed := c.changes()
-		if now := c.clock.Now(); looked == 0 || now-looked >= lookEvery {
+		if now := c.clock.Now(); now-looked >= lookEvery {
 			c.readTable()
 			looked = now
 		}
