@@ -386,8 +386,12 @@ func (b *bench) with(ctx context.Context, s setup, do func(*fleet) error) error 
 		return err
 	}
 	if err := do(f); err != nil {
-		if b.keep {
-			fmt.Fprintln(os.Stderr, "left for a look:", f.dir)
+		if b.verbose {
+			if where, perr := f.partitions(ctx, ""); perr == nil {
+				for _, p := range where {
+					fmt.Fprintf(os.Stderr, "%s: %s at %q, epoch %d, %d commits %s\n", p.Name, p.State, p.Node, p.Epoch, p.Commits, p.Reason)
+				}
+			}
 			for _, n := range f.running() {
 				fmt.Fprintf(os.Stderr, "node %s:\n%s\n", n.name, n.Log)
 			}

@@ -33,7 +33,7 @@ type bench struct {
 	lease      time.Duration
 	durability string
 	quick      bool
-	keep       bool
+	verbose    bool
 	debug      string
 	report     report
 }
@@ -50,7 +50,7 @@ func main() {
 	flag.BoolVar(&b.quick, "quick", false, "few and small runs: to see that all works, not for figures")
 	flag.BoolVar(&write, "write", false, "write bench/results/DATE-cluster-COMMIT.md and .json too")
 	flag.BoolVar(&list, "list", false, "print the names of the groups and do nothing")
-	flag.BoolVar(&b.keep, "v", false, "print what the nodes have said when something goes wrong")
+	flag.BoolVar(&b.verbose, "v", false, "print where the partitions are and what the nodes have said when something goes wrong")
 	flag.StringVar(&b.debug, "debug-listen", "", "address at which node a serves its profiles")
 	flag.StringVar(&only, "only", "", "regular expression: only groups with such a name")
 	flag.StringVar(&b.dir, "dir", os.TempDir(), "where the data of the runs goes")

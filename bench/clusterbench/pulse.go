@@ -310,7 +310,7 @@ func (p *pulse) read(ctx context.Context, flow int, all [][]arrival) error {
 	for left := len(due); left > 0; {
 		m, err := messages.Next()
 		if err != nil {
-			return fmt.Errorf("%d of %d are missing: %w", left, len(due), errors.Join(err, ctx.Err()))
+			return fmt.Errorf("%d of %d are missing (%s): %w", left, len(due), missing(seen), errors.Join(err, ctx.Err()))
 		}
 		meta, err := m.Metadata()
 		if err != nil {
@@ -338,4 +338,24 @@ func (p *pulse) read(ctx context.Context, flow int, all [][]arrival) error {
 		}
 	}
 	return nil
+}
+
+// missing says of which partitions events have no output, and the first and the last of these.
+func missing(seen []bool) string {
+	var all []string
+	for p := range partitions {
+		first, last, n := -1, 0, 0
+		for i := p; i < len(seen); i += partitions {
+			if !seen[i] {
+				if first < 0 {
+					first = i
+				}
+				last, n = i, n+1
+			}
+		}
+		if n > 0 {
+			all = append(all, fmt.Sprintf("partition %d: %d, events %d to %d", p, n, first, last))
+		}
+	}
+	return strings.Join(all, "; ")
 }
