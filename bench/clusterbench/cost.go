@@ -328,14 +328,18 @@ func (b *bench) costs(ctx context.Context, name string, entrants []entrant) erro
 		}
 		var first float64
 		for k, e := range entrants {
-			var perSecond, rates, others []float64
+			var perSecond, nats, rates, others []float64
 			for _, c := range all[k] {
 				perSecond = append(perSecond, float64(j.orders)/c.cpu)
+				nats = append(nats, c.broker/float64(j.orders)*1e6)
 				rates = append(rates, float64(j.orders)/c.seconds)
 				others = append(others, c.others)
 			}
 			set := func(w *row) { w.Rate, w.Others = program.Median(rates), program.Median(others) }
 			b.report.median(name, j.name+"; "+e.String(), "events a processor second", perSecond, set)
+			if !e.Embedded {
+				b.report.median(name, j.name+"; "+e.String(), "NATS's part of it: processor s per million", nats, nil)
+			}
 			if k == 0 {
 				first = program.Median(perSecond)
 				continue

@@ -153,6 +153,7 @@ func (b *bench) groups() []group {
 				{setup{Nodes: 3, Embedded: true, Replicas: 3, Standbys: 1}, 0},
 			})
 		}},
+		{"quiet", b.quiet},
 		{"recovery/warm", func(ctx context.Context, name string) error { return b.recovery(ctx, name, true) }},
 		{"recovery/snapshot", func(ctx context.Context, name string) error { return b.recovery(ctx, name, false) }},
 		{"idle", b.idle},
