@@ -169,6 +169,7 @@ type cost struct {
 	cpu     float64 // processor seconds of all nodes and of NATS
 	broker  float64 // of it, the outside NATS's
 	others  float64 // cores that the rest of the machine used meanwhile, the generator excluded
+	stored  float64 // bytes of an event in all streams together, one replica of each
 }
 
 // work sends a job's orders through a new cluster as fast as its streams take them, and checks the outputs.
@@ -232,7 +233,20 @@ func (f *fleet) work(ctx context.Context, j job) (c cost, err error) {
 			return c, errors.Join(expect.Err(), fmt.Errorf("%d outputs for %d orders", expect.Seen(), j.orders))
 		}
 	}
+	if c.stored, err = storedBytes(ctx, js); err != nil {
+		return c, err
+	}
+	c.stored /= float64(j.orders)
 	return c, expect.Done()
+}
+
+// storedBytes is what all streams hold.
+func storedBytes(ctx context.Context, js jetstream.JetStream) (sum float64, err error) {
+	list := js.ListStreams(ctx)
+	for info := range list.Info() {
+		sum += float64(info.State.Bytes)
+	}
+	return sum, list.Err()
 }
 
 // usage is processor time so far.
@@ -328,10 +342,11 @@ func (b *bench) costs(ctx context.Context, name string, entrants []entrant) erro
 		}
 		var first float64
 		for k, e := range entrants {
-			var perSecond, nats, rates, others []float64
+			var perSecond, nats, stored, rates, others []float64
 			for _, c := range all[k] {
 				perSecond = append(perSecond, float64(j.orders)/c.cpu)
 				nats = append(nats, c.broker/float64(j.orders)*1e6)
+				stored = append(stored, c.stored)
 				rates = append(rates, float64(j.orders)/c.seconds)
 				others = append(others, c.others)
 			}
@@ -341,6 +356,7 @@ func (b *bench) costs(ctx context.Context, name string, entrants []entrant) erro
 				b.report.median(name, j.name+"; "+e.String(), "NATS's part of it: processor s per million", nats, nil)
 			}
 			if k == 0 {
+				b.report.median(name, j.name+"; "+e.String(), "bytes in all streams an event", stored, nil)
 				first = program.Median(perSecond)
 				continue
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,6 +56,7 @@ type kill struct {
 	leads   int       // of so many streams it was the leader
 	outputs []float64 // seconds from the kill to the output of an event that was due after it
 	states  []float64 // seconds from the kill to an answer about a key
+	known   float64   // seconds from the kill until another node counts the node among the dead
 }
 
 // failover kills nodes under load and takes, for every partition that a killed node had, the time until it is served again.
@@ -85,7 +87,7 @@ func (b *bench) failover(ctx context.Context, name string, s setup) error {
 	if err != nil {
 		return err
 	}
-	var outputs, states, leaders, frozen, frozenStates []float64
+	var outputs, states, known, leaders, frozen, frozenStates []float64
 	kills := 0
 	for _, k := range all {
 		if k.frozen {
@@ -96,6 +98,7 @@ func (b *bench) failover(ctx context.Context, name string, s setup) error {
 		kills++
 		outputs = append(outputs, k.outputs...)
 		states = append(states, k.states...)
+		known = append(known, k.known)
 		if k.leads > 0 {
 			leaders = append(leaders, k.outputs...)
 		}
@@ -103,6 +106,7 @@ func (b *bench) failover(ctx context.Context, name string, s setup) error {
 	what := fmt.Sprintf("%s; %d kills", s, kills)
 	b.report.spread(name, what, "kill -9 to the output of a later event, s", outputs, 2, 5)
 	b.report.spread(name, what, "kill -9 to an answer about a key, s", states, 2, 5)
+	b.report.median(name, what, "kill -9 until another node counts it among the dead, s", known, nil)
 	if len(leaders) > 0 {
 		b.report.spread(name, what, "the same, where the node led streams: to the output, s", leaders, 2, 5)
 	}
@@ -151,9 +155,12 @@ func (f *fleet) failover(ctx context.Context, i int, counts []int) (kill, error)
 	if err != nil {
 		return k, err
 	}
+	dead := make(chan float64, 1)
+	go func() { dead <- awaitDead(ctx, others[0].client, k.node, at) }()
 	if k.states, err = f.askAfter(ctx, at, k.node, owners, others, load.keys); err != nil {
 		return k, err
 	}
+	k.known = <-dead
 	time.Sleep(after)
 	if k.frozen {
 		f.kill(k.node)
@@ -185,6 +192,20 @@ func (f *fleet) failover(ctx context.Context, i int, counts []int) (kill, error)
 		return k, err
 	}
 	return k, f.settle(ctx)
+}
+
+// awaitDead returns the seconds until a node counts another one among the dead. It gives up after a minute.
+func awaitDead(ctx context.Context, client *api.Client, victim string, at time.Time) float64 {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for ctx.Err() == nil {
+		c, err := client.Cluster(ctx)
+		if err == nil && !slices.ContainsFunc(c.Nodes, func(n api.ClusterNode) bool { return n.Name == victim && n.Alive }) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return time.Since(at).Seconds()
 }
 
 // askAfter asks for the state of a key of every partition of a node that was killed, through the others, until there is

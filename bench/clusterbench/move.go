@@ -11,9 +11,9 @@ import (
 // moves is what one planned change did to the partitions that moved.
 type moves struct {
 	moved  int
-	took   time.Duration // until the last one had moved
-	pauses []float64     // milliseconds
-	others []float64     // of the partitions that stayed
+	took   []float64 // seconds until the last one had moved
+	pauses []float64 // milliseconds
+	others []float64 // of the partitions that stayed
 }
 
 // move takes nodes out of service and in again under load, and takes the pause of every partition that moved: the longest
@@ -56,11 +56,12 @@ func (b *bench) move(ctx context.Context, name string, s setup) error {
 					return fmt.Errorf("%s %s: %w", kind, node, err)
 				}
 				fmt.Fprintf(os.Stderr, "%s %d/%d %s: %d partitions moved in %.2f s, pause p50 %.0f max %.0f ms; %d stayed, p50 %.0f max %.0f ms\n", name, i+1, b.runs, kind,
-					m.moved, m.took.Seconds(), quantile(m.pauses, 0.5), quantile(m.pauses, 1), len(m.others), quantile(m.others, 0.5), quantile(m.others, 1))
+					m.moved, m.took[0], quantile(m.pauses, 0.5), quantile(m.pauses, 1), len(m.others), quantile(m.others, 0.5), quantile(m.others, 1))
 				if all[kind] == nil {
 					all[kind] = new(moves)
 				}
 				all[kind].moved += m.moved
+				all[kind].took = append(all[kind].took, m.took...)
 				all[kind].pauses = append(all[kind].pauses, m.pauses...)
 				all[kind].others = append(all[kind].others, m.others...)
 			}
@@ -80,6 +81,7 @@ func (b *bench) move(ctx context.Context, name string, s setup) error {
 	for _, kind := range kinds {
 		if len(all[kind].pauses) > 0 {
 			b.report.spread(name, what, "pause, "+kind+", ms", all[kind].pauses, 0, 100)
+			b.report.median(name, what, "until all have moved, "+kind+", s", all[kind].took, nil)
 		}
 		if len(all[kind].others) > 0 {
 			b.report.spread(name, what, "the same of those that stay, "+kind+", ms", all[kind].others, 0, 0)
@@ -106,7 +108,7 @@ func (f *fleet) move(ctx context.Context, counts []int, do func() error) (m move
 	if err := f.await(ctx, "the groups move", settleLimit, func() error { return f.placed(ctx) }); err != nil {
 		return m, err
 	}
-	m.took = time.Since(begin)
+	m.took = []float64{time.Since(begin).Seconds()}
 	time.Sleep(after)
 	end := time.Now()
 	now, err := f.owners(ctx)
